@@ -1,0 +1,156 @@
+"""What moves between rooms: one frozen dataclass per kind of thing.
+
+Sources make records, the store writes them, and nothing else crosses the border. Times are timezone-aware
+`datetime`s in UTC; JSON documents are the wire's own text (`str`), never re-encoded, so that importers can
+send exactly what arrived. `None` always means "the source did not say".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+Stream = Literal["history", "system"]
+"""The two row streams of a run: logged metrics and sampled system metrics (W&B's "events")."""
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Who a run is. `source` is the canonical host; `storage_id` is what the server never reuses
+    (GraphQL `Run.id`); entity, project and run_id are names and may change with a move or rename."""
+
+    source: str
+    storage_id: str
+    entity: str
+    project: str
+    run_id: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.entity}/{self.project}/{self.run_id}"
+
+
+@dataclass(frozen=True)
+class Project:
+    source: str
+    entity: str
+    name: str
+    storage_id: str | None = None
+    description: str | None = None
+    created_at: datetime | None = None
+    run_count: int | None = None
+    read_only: bool | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's documents and attributes, under W&B's names in snake case (PROTOCOL: Run fields).
+
+    `name` is the display name, `key.run_id` the eight-letter id. `config` is the wire's config document
+    with its `{"key": {"value": ..}}` wrapping and its internal `_wandb` key; `summary` likewise verbatim.
+    `metadata` is the text of `wandb-metadata.json`. `history_line_count` and `events_line_count` are what
+    the *server* says it holds; what the store holds is counted by the store.
+    """
+
+    key: RunKey
+    name: str | None = None
+    state: str | None = None
+    tags: tuple[str, ...] = ()
+    group: str | None = None
+    job_type: str | None = None
+    notes: str | None = None
+    description: str | None = None
+    user_name: str | None = None
+    username: str | None = None
+    created_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    updated_at: datetime | None = None
+    commit: str | None = None
+    host: str | None = None
+    sweep: str | None = None
+    url: str | None = None
+    config: str | None = None
+    summary: str | None = None
+    system_summary: str | None = None
+    history_keys: str | None = None
+    metadata: str | None = None
+    history_line_count: int | None = None
+    events_line_count: int | None = None
+    log_line_count: int | None = None
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of one stream of one run: the road taken, what was asked for, what came, what the
+    source says exists. `complete` is the invariant (rows held = rows the source says it has);
+    `lossless` is False when the road cannot tell all values apart; `sampled` when the source thinned."""
+
+    stream: Stream
+    road: str
+    asked: int | None = None
+    got: int | None = None
+    total: int | None = None
+    complete: bool = True
+    lossless: bool = True
+    sampled: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class HistoryBatch:
+    """Consecutive logged rows of one stream of one run, as JSON texts of objects, in logged order."""
+
+    key: RunKey
+    stream: Stream
+    rows: Sequence[str]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of a run as its source lists it. `name` is a relative path chosen by strangers: never join
+    it to a folder without checking. `md5` is base64, as on the wire. `size` is in bytes."""
+
+    name: str
+    size: int | None = None
+    md5: str | None = None
+    mimetype: str | None = None
+    updated_at: datetime | None = None
+    storage_id: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run (or a whole project) that could not be fetched: a row of the quarantine."""
+
+    key: RunKey
+    stage: str
+    error: str
+    attempts: int
+    next_try: datetime
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """One sync of one project, as `mirror status` and the `sync_log` table tell it."""
+
+    source: str
+    entity: str
+    project: str
+    started_at: datetime
+    finished_at: datetime
+    outcome: str
+    """`ok`, `partial` (something incomplete or quarantined), `unreachable` or `interrupted`."""
+    runs_listed: int = 0
+    runs_new: int = 0
+    runs_changed: int = 0
+    runs_gone: int = 0
+    runs_failed: int = 0
+    rows: int = 0
+    requests: int = 0
+    bytes: int = 0
+    message: str | None = None
+    incomplete: Sequence[str] = field(default_factory=tuple)

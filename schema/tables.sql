@@ -1,0 +1,192 @@
+-- The Parquet tables of a mirror, as they lie in ROOT/data/<table>/. This file is the reference of the data
+-- model AND what the program reads: the Arrow schema of every segment is made from it, and a table without
+-- files is an empty table of this shape. Users see the views of views.sql, which show live rows only.
+--
+-- rid   who: a number for (source, the server's storage id), given by the catalog and never used again.
+-- gen   which version of the run's documents: every change of a run appends its documents anew under the
+--       next gen, and the highest gen of a rid is the live one. Cells, files and logs count generations
+--       of their own (history_gen, system_gen, ... in the live row of `runs`).
+
+create table runs (                    -- One row per version of a run: its attributes and its documents.
+  rid               bigint not null,   -- who (see above)
+  gen               bigint not null,   -- version of the documents; the highest one is live
+  source            varchar not null,  -- canonical host the run was mirrored from, e.g. api.wandb.ai
+  entity            varchar not null,  -- user or team that owns the project
+  project           varchar not null,  -- project name
+  run_id            varchar not null,  -- run id (W&B's Run.name, e.g. 1a2b3c4d); unique in its project
+  storage_id        varchar not null,  -- the server's storage id (W&B's Run.id)
+  name              varchar,           -- display name; not unique
+  state             varchar,           -- running, finished, failed, crashed, killed, pending, ... as served
+  tags              varchar[],         -- tags in the server's order
+  "group"           varchar,           -- group
+  job_type          varchar,           -- job type
+  notes             varchar,           -- notes (markdown)
+  description       varchar,           -- description (old servers keep notes here)
+  user_name         varchar,           -- full name of the user who made the run
+  username          varchar,           -- user name of the user who made the run
+  created_at        timestamptz,       -- when the server made the run
+  heartbeat_at      timestamptz,       -- last contact of the run with the server
+  updated_at        timestamptz,       -- last change of any kind, where the server tells
+  commit            varchar,           -- git commit
+  host              varchar,           -- host name the run ran on
+  sweep             varchar,           -- sweep id, if the run belongs to one
+  url               varchar,           -- page of the run at its source
+  config            varchar,           -- config as JSON, `value` wrappers removed, internal keys left out
+  summary           varchar,           -- summary as JSON; non-finite numbers as the strings W&B uses
+  config_raw        varchar,           -- config verbatim as it came over the wire
+  summary_raw       varchar,           -- summary verbatim as it came over the wire
+  system_summary    varchar,           -- last value of every system metric, verbatim JSON
+  history_keys      varchar,           -- the server's key catalogue (historyKeys), verbatim JSON
+  metadata          varchar,           -- wandb-metadata.json: program, args, git, hardware; verbatim JSON
+  exit_code         integer,           -- exit code, where known
+  history_gen       bigint not null,   -- live generation of the run's cells in `history`
+  history_rows      bigint not null,   -- rows of history held in that generation
+  history_total     bigint,            -- rows of history the source said it has (historyLineCount)
+  history_last_step bigint,            -- highest _step held
+  history_complete  boolean not null,  -- held = said, by a read that was never sampled
+  history_lossless  boolean not null,  -- false if the road taken cannot tell null from absent or nested from dotted
+  history_road      varchar,           -- road taken: rows, export, log, api (written from Python), serve
+  history_note      varchar,           -- what a reader should know, e.g. why a history is incomplete
+  system_gen        bigint not null,   -- live generation of the run's cells in `system_metrics`
+  system_rows       bigint not null,   -- rows of system metrics held
+  system_asked      bigint,            -- sample size asked for
+  system_got        bigint,            -- rows the source gave for it
+  system_total      bigint,            -- rows the source said it has (eventsLineCount)
+  system_sampled    boolean not null,  -- true if the source thinned the rows out
+  files_gen         bigint not null,   -- live generation of the run's rows in `files`
+  files_count       bigint,            -- files in the manifest
+  logs_gen          bigint not null,   -- live generation of the run's rows in `logs`
+  logs_rows         bigint not null,   -- console lines held
+  mirrored_at       timestamptz not null,  -- when this version was written
+  deleted_at        timestamptz        -- when the run was found gone at its source (its rows are kept)
+);
+
+create table config (                  -- One row per node of a run's config document.
+  rid   bigint not null,               -- who
+  gen   bigint not null,               -- version of the documents
+  path  varchar not null,              -- JSON pointer, e.g. /optimizer/lr; '' is the document itself
+  type  varchar not null,              -- number, string, bool, null, nonfinite, object, array
+  num   double,                        -- numbers as DOUBLE, true and false as 1 and 0, NaN and infinities
+  str   varchar                        -- strings; exact JSON text of objects, arrays and of integers beyond 2^53
+);
+
+create table summary (                 -- One row per node of a run's summary document.
+  rid   bigint not null,               -- who
+  gen   bigint not null,               -- version of the documents
+  path  varchar not null,              -- JSON pointer, e.g. /val~1loss
+  type  varchar not null,              -- number, string, bool, null, nonfinite, object, array
+  num   double,                        -- numbers as DOUBLE, true and false as 1 and 0, NaN and infinities
+  str   varchar                        -- strings; exact JSON text of objects, arrays and of integers beyond 2^53
+);
+
+create table metric (                  -- The key catalogue: one row per key of a run's history.
+  rid         bigint not null,         -- who
+  gen         bigint not null,         -- version of the documents
+  key         varchar not null,        -- key; nested dictionaries are stored by their leaves under dotted keys
+  path_id     bigint not null,         -- which dots of the key are nesting: bit i is set if the i-th dot is; 0 = literal
+  n           bigint not null,         -- cells
+  n_number    bigint not null,         -- cells that are floats
+  n_int       bigint not null,         -- cells that are integers
+  n_bool      bigint not null,         -- cells that are booleans
+  n_string    bigint not null,         -- cells that are strings
+  n_null      bigint not null,         -- cells logged as null
+  n_nonfinite bigint not null,         -- cells that are NaN or infinite
+  n_json      bigint not null,         -- cells that are lists, dictionaries or media
+  first_row   bigint not null,         -- row of the first cell
+  last_row    bigint not null,         -- row of the last cell
+  first_step  bigint,                  -- step of the first cell
+  last_step   bigint,                  -- step of the last cell
+  last_v      double,                  -- the last cell's number
+  min_v       double,                  -- smallest finite number
+  max_v       double                   -- largest finite number
+);
+
+create table history (                 -- Logged metrics: one row per logged cell, sorted by (key, rid, row).
+  rid     bigint not null,             -- who
+  gen     bigint not null,             -- generation of the cells; live is runs.history_gen
+  key     varchar not null,            -- key; nested dictionaries are stored by their leaves under dotted keys
+  path_id bigint not null,             -- which dots of the key are nesting: bit i is set if the i-th dot is; 0 = literal
+  row     bigint not null,             -- 0-based position of the logged row in its stream
+  step    bigint,                      -- _step of the row
+  ts      timestamptz,                 -- _timestamp of the row, to the microsecond, for queries
+  kind    varchar not null,            -- number, int, bool, string, null, nonfinite, list, dict, media, empty
+  v       double,                      -- what a DOUBLE holds exactly: number, int, bool as 0/1, NaN, infinities
+  j       varchar                      -- everything else as exact JSON text
+);
+
+create table system_metrics (          -- System metrics (W&B's events stream), stored like history.
+  rid     bigint not null,             -- who
+  gen     bigint not null,             -- generation of the cells; live is runs.system_gen
+  key     varchar not null,            -- key, e.g. system.gpu.0.gpu
+  path_id bigint not null,             -- as in history
+  row     bigint not null,             -- 0-based position of the sample in its stream
+  step    bigint,                      -- _step of the row, if it has one
+  ts      timestamptz,                 -- _timestamp of the row, to the microsecond
+  kind    varchar not null,            -- as in history
+  v       double,                      -- as in history
+  j       varchar                      -- as in history
+);
+
+create table files (                   -- File manifests: what files a run has (bytes are fetched on request).
+  rid        bigint not null,          -- who
+  gen        bigint not null,          -- generation of the manifest; live is runs.files_gen
+  name       varchar not null,         -- relative path as served
+  size       bigint,                   -- bytes
+  md5        varchar,                  -- base64 md5 as served
+  mimetype   varchar,                  -- media type as served
+  updated_at timestamptz,              -- last change at the source
+  storage_id varchar,                  -- the server's id of the file
+  url        varchar                   -- address at the source (may need a key)
+);
+
+create table logs (                    -- Console lines.
+  rid   bigint not null,               -- who
+  gen   bigint not null,               -- generation; live is runs.logs_gen
+  line  bigint not null,               -- 0-based line number
+  ts    timestamptz,                   -- time of the line, where known
+  level varchar,                       -- stream or level, where known
+  text  varchar not null               -- the line
+);
+
+create table projects (                -- One row per version of a project.
+  source      varchar not null,        -- canonical host
+  entity      varchar not null,        -- owner
+  project     varchar not null,        -- name
+  gen         bigint not null,         -- version; the highest one is live
+  storage_id  varchar,                 -- the server's id
+  description varchar,                 -- description
+  created_at  timestamptz,             -- when the server made it
+  run_count   bigint,                  -- runs the server says it has
+  mirrored_at timestamptz not null     -- when this version was written
+);
+
+create table sync_log (                -- One row per sync that changed something or failed, oldest first.
+  source        varchar not null,      -- canonical host
+  entity        varchar not null,      -- owner
+  project       varchar not null,      -- project
+  started_at    timestamptz not null,  -- begin
+  finished_at   timestamptz not null,  -- end
+  outcome       varchar not null,      -- ok, partial, unreachable, interrupted
+  runs_listed   bigint not null,       -- runs the source listed
+  runs_new      bigint not null,       -- runs seen for the first time
+  runs_changed  bigint not null,       -- runs whose documents or rows changed
+  runs_gone     bigint not null,       -- runs found deleted at the source
+  runs_failed   bigint not null,       -- runs put into quarantine
+  rows          bigint not null,       -- rows written
+  requests      bigint not null,       -- requests asked of the source
+  bytes         bigint not null,       -- bytes received
+  message       varchar                -- what to know about it
+);
+
+create table quarantine (              -- Runs that could not be fetched; the latest row of a run and stage counts.
+  rid       bigint not null,           -- who
+  source    varchar not null,          -- canonical host
+  entity    varchar not null,          -- owner
+  project   varchar not null,          -- project
+  run_id    varchar not null,          -- run id
+  stage     varchar not null,          -- documents, history, system, files
+  error     varchar not null,          -- what went wrong
+  attempts  bigint not null,           -- failed attempts so far; 0 = mended
+  next_try  timestamptz,               -- not asked again before
+  failed_at timestamptz not null       -- when this was noted
+);
