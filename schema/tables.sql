@@ -3,13 +3,13 @@
 -- files is an empty table of this shape. Users see the views of views.sql, which show live rows only.
 --
 -- rid   who: a number for (source, the server's storage id), given by the catalog and never used again.
--- gen   which version of the run's documents: every change of a run appends its documents anew under the
---       next gen, and the highest gen of a rid is the live one. Cells, files and logs count generations
---       of their own (history_gen, system_gen, ... in the live row of `runs`).
+-- gen   which version. A change of a run appends a new row to `runs` under the next gen; the highest gen of
+--       a rid is the live one. That row names the live version of everything else the run has (config_gen,
+--       summary_gen, metric_gen, history_gen, ...), so a new tag writes one row and nothing more.
 
 create table runs (                    -- One row per version of a run: its attributes and its documents.
   rid               bigint not null,   -- who (see above)
-  gen               bigint not null,   -- version of the documents; the highest one is live
+  gen               bigint not null,   -- version of the run; the highest one is live
   source            varchar not null,  -- canonical host the run was mirrored from, e.g. api.wandb.ai
   entity            varchar not null,  -- user or team that owns the project
   project           varchar not null,  -- project name
@@ -39,6 +39,9 @@ create table runs (                    -- One row per version of a run: its attr
   history_keys      varchar,           -- the server's key catalogue (historyKeys), verbatim JSON
   metadata          varchar,           -- wandb-metadata.json: program, args, git, hardware; verbatim JSON
   exit_code         integer,           -- exit code, where known
+  config_gen        bigint not null,   -- live version of the run's rows in `config`
+  summary_gen       bigint not null,   -- live version of the run's rows in `summary`
+  metric_gen        bigint not null,   -- live version of the run's rows in `metric`
   history_gen       bigint not null,   -- live generation of the run's cells in `history`
   history_rows      bigint not null,   -- rows of history held in that generation
   history_total     bigint,            -- rows of history the source said it has (historyLineCount)
@@ -63,7 +66,7 @@ create table runs (                    -- One row per version of a run: its attr
 
 create table config (                  -- One row per node of a run's config document.
   rid   bigint not null,               -- who
-  gen   bigint not null,               -- version of the documents
+  gen   bigint not null,               -- version; live is runs.config_gen
   path  varchar not null,              -- JSON pointer, e.g. /optimizer/lr; '' is the document itself
   type  varchar not null,              -- number, string, bool, null, nonfinite, object, array
   num   double,                        -- numbers as DOUBLE, true and false as 1 and 0, NaN and infinities
@@ -72,7 +75,7 @@ create table config (                  -- One row per node of a run's config doc
 
 create table summary (                 -- One row per node of a run's summary document.
   rid   bigint not null,               -- who
-  gen   bigint not null,               -- version of the documents
+  gen   bigint not null,               -- version; live is runs.summary_gen
   path  varchar not null,              -- JSON pointer, e.g. /val~1loss
   type  varchar not null,              -- number, string, bool, null, nonfinite, object, array
   num   double,                        -- numbers as DOUBLE, true and false as 1 and 0, NaN and infinities
@@ -81,7 +84,7 @@ create table summary (                 -- One row per node of a run's summary do
 
 create table metric (                  -- The key catalogue: one row per key of a run's history.
   rid         bigint not null,         -- who
-  gen         bigint not null,         -- version of the documents
+  gen         bigint not null,         -- version; live is runs.metric_gen
   key         varchar not null,        -- key; nested dictionaries are stored by their leaves under dotted keys
   path_id     bigint not null,         -- which dots of the key are nesting: bit i is set if the i-th dot is; 0 = literal
   n           bigint not null,         -- cells

@@ -1,0 +1,62 @@
+"""A local, exact, always-queryable copy of machine-learning experiments.
+
+    import mirror
+    m = mirror.open("wandb-mirror")
+    m.sql("select project, count(*) from runs group by 1").df()
+
+Names are imported when they are first used, so `import mirror` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mirror.api import Mirror, open
+    from mirror.errors import CommError, MirrorError, SourceError, StoreError, UsageError
+    from mirror.objects import Api
+    from mirror.records import FileEntry, Project, Run, RunKey
+
+try:
+    __version__ = version("wandb-mirror")
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+unknown"
+
+_WHERE = {
+    "Api": "mirror.objects",
+    "CommError": "mirror.errors",
+    "FileEntry": "mirror.records",
+    "Mirror": "mirror.api",
+    "MirrorError": "mirror.errors",
+    "Project": "mirror.records",
+    "Run": "mirror.records",
+    "RunKey": "mirror.records",
+    "SourceError": "mirror.errors",
+    "StoreError": "mirror.errors",
+    "UsageError": "mirror.errors",
+    "open": "mirror.api",
+}
+
+__all__ = [
+    "Api",
+    "CommError",
+    "FileEntry",
+    "Mirror",
+    "MirrorError",
+    "Project",
+    "Run",
+    "RunKey",
+    "SourceError",
+    "StoreError",
+    "UsageError",
+    "__version__",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'mirror' has no attribute {name!r}")

@@ -1,0 +1,395 @@
+"""The catalog: a small SQLite file in which every commit is one transaction. Only writers open it.
+
+It uses a rollback journal, not a write-ahead log: a commit touches a few pages, one process commits at a
+time anyway, and the file stays readable without write permission and on network file systems.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mirror.errors import StoreError
+from mirror.records import Failure, Fetched, RunKey, Stream
+from mirror.resources import folder, text
+from mirror.store.disk import explained
+from mirror.store.layout import Layout, check_version
+from mirror.store.schema import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """The generation of a stream that appends go to. `pending` is true while it is not yet the visible one."""
+
+    gen: int = 0
+    rows: int = 0
+    last_step: int | None = None
+    last_fingerprint: str | None = None
+    pending: bool = False
+    fetched: Fetched | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the catalog knows of a run; `history` and `system` are the generations that appends go to."""
+
+    rid: int
+    key: RunKey
+    fingerprint: str | None
+    checked_at: datetime | None
+    missing: int
+    deleted: bool
+    history: StreamState
+    system: StreamState
+
+    @property
+    def run_id(self) -> str:
+        return self.key.run_id
+
+
+@dataclass
+class Identity:
+    """A run's row in the catalog."""
+
+    rid: int
+    key: RunKey
+    gen: int = 0
+    config_gen: int = 0
+    summary_gen: int = 0
+    metric_gen: int = 0
+    digest: str = ""
+    fingerprint: str | None = None
+    checked_at: str | None = None
+    missing: int = 0
+    deleted_at: str | None = None
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A segment, as catalog and snapshot list it."""
+
+    path: str
+    table: str
+    rows: int
+    bytes: int
+    sha256: str
+    rids: list[list[int]]
+    version: int
+
+
+def peek(root: str | Path) -> Catalog | None:
+    """The catalog of an existing mirror, for looking only; None if there is no mirror yet."""
+    layout = Layout(root)
+    return Catalog(layout, read_only=True) if layout.catalog.exists() else None
+
+
+def now() -> datetime:
+    """The one clock: the current time in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def iso(at: datetime | None) -> str | None:
+    return at.astimezone(timezone.utc).isoformat() if at else None
+
+
+def from_iso(value: str | None) -> datetime | None:
+    return datetime.fromisoformat(value) if value else None
+
+
+def fetched_json(fetched: Fetched | None) -> str | None:
+    return json.dumps(fetched.__dict__) if fetched else None
+
+
+class Catalog:
+    """One connection. Methods outside `transaction` only read; `read_only` neither creates nor upgrades."""
+
+    def __init__(self, layout: Layout, *, read_only: bool = False, upgrades: Path | None = None) -> None:
+        self.layout = layout
+        if read_only:
+            with self._sqlite():
+                uri = f"{layout.catalog.as_uri()}?mode=ro"
+                self.db = sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None, check_same_thread=False)
+                check_version(self._version() or 0, layout.root)
+            return
+        with explained("opening the catalog"), self._sqlite():
+            self.db = sqlite3.connect(layout.catalog, timeout=60, isolation_level=None, check_same_thread=False)
+            self.db.execute("pragma synchronous = full")
+            self._create_or_upgrade(upgrades or folder("schema") / "upgrades")
+
+    def close(self) -> None:
+        self.db.close()
+
+    @contextmanager
+    def _sqlite(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as e:
+            message = str(e)
+            if "full" in message:
+                raise StoreError(
+                    "the disk is full while writing the catalog: nothing committed was lost; "
+                    "free some space and run the command again"
+                ) from e
+            if "readonly" in message or "unable to open" in message:
+                raise StoreError(
+                    f"no permission to write `{self.layout.catalog}`: write as the owner of the mirror, "
+                    "or choose another --mirror"
+                ) from e
+            if "locked" in message:
+                raise StoreError(f"`{self.layout.catalog}` is locked by another program: close it and try again") from e
+            raise StoreError(
+                f"`{self.layout.catalog}` is damaged ({message}): run `mirror repair --mirror {self.layout.root}`"
+            ) from e
+
+    def _create_or_upgrade(self, upgrades: Path) -> None:
+        self.db.execute("begin immediate")
+        try:
+            version = self._version()
+            if version is None:
+                for statement in _statements(text("schema", "catalog.sql")):
+                    self.db.execute(statement)
+                self.set("schema_version", str(SCHEMA_VERSION))
+                self.set("store_id", uuid.uuid4().hex)
+                self.set("next_rid", "1")
+            else:
+                check_version(version, self.layout.root)
+                for step in range(version + 1, SCHEMA_VERSION + 1):
+                    for statement in _statements((upgrades / f"{step}.sql").read_text(encoding="utf-8")):
+                        self.db.execute(statement)
+                    self.set("schema_version", str(step))
+        except BaseException:
+            self.db.execute("rollback")
+            raise
+        self.db.execute("commit")
+
+    def _version(self) -> int | None:
+        if not self.db.execute("select 1 from sqlite_master where name = 'meta'").fetchone():
+            return None
+        return int(self.get("schema_version"))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing, durable when the block ends."""
+        with self._sqlite():
+            self.db.execute("begin immediate")
+            try:
+                yield
+                self.db.execute("commit")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("rollback")
+                raise
+
+    # -- meta ---------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> str:
+        return str(self.db.execute("select value from meta where key = ?", [key]).fetchone()[0])
+
+    def set(self, key: str, value: str) -> None:
+        self.db.execute("insert or replace into meta values (?, ?)", [key, value])
+
+    def reserve_rids(self, count: int) -> range:
+        """Numbers nobody else will get; those that are not used are lost, which is fine."""
+        with self.transaction():
+            first = int(self.get("next_rid"))
+            self.set("next_rid", str(first + count))
+        return range(first, first + count)
+
+    # -- runs ---------------------------------------------------------------------------------------------
+
+    _IDENTITY = (
+        "rid, source, storage_id, entity, project, run_id, gen, config_gen, summary_gen, metric_gen, digest, "
+        "fingerprint, checked_at, missing, deleted_at"
+    )
+
+    def _identity(self, row: Sequence[Any]) -> Identity:
+        rid, source, storage_id, entity, project, run_id, *rest = row
+        return Identity(rid, RunKey(source, storage_id, entity, project, run_id), *rest)
+
+    def find(self, source: str, storage_id: str) -> Identity | None:
+        row = self.db.execute(
+            f"select {self._IDENTITY} from runs where source = ? and storage_id = ?", [source, storage_id]
+        ).fetchone()
+        return self._identity(row) if row else None
+
+    def project_runs(self, source: str, entity: str, project: str) -> list[Identity]:
+        query = f"select {self._IDENTITY} from runs where source = ? and entity = ? and project = ?"
+        return [self._identity(r) for r in self.db.execute(query, [source, entity, project])]
+
+    def known(self, source: str, entity: str, project: str) -> dict[str, Known]:
+        """Every run held of a project, by storage id: what a plan is made from."""
+        identities = self.project_runs(source, entity, project)
+        states = self.streams(i.rid for i in identities)
+
+        def state(rid: int, stream: str) -> StreamState:
+            found = states.get((rid, stream), {})
+            return found[not ahead(found)] if found else StreamState()
+
+        return {
+            i.key.storage_id: Known(
+                rid=i.rid,
+                key=i.key,
+                fingerprint=i.fingerprint,
+                checked_at=from_iso(i.checked_at),
+                missing=i.missing,
+                deleted=i.deleted_at is not None,
+                history=state(i.rid, "history"),
+                system=state(i.rid, "system"),
+            )
+            for i in identities
+        }
+
+    def save_run(self, i: Identity) -> None:
+        k = i.key
+        self.db.execute(
+            f"insert or replace into runs ({self._IDENTITY}) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            [
+                i.rid, k.source, k.storage_id, k.entity, k.project, k.run_id, i.gen, i.config_gen, i.summary_gen,
+                i.metric_gen, i.digest, i.fingerprint, i.checked_at, i.missing, i.deleted_at,
+            ],
+        )  # fmt: skip
+
+    def live_gen(self, rid: int) -> int:
+        row = self.db.execute("select gen from runs where rid = ?", [rid]).fetchone()
+        return int(row[0]) if row else 0
+
+    # -- streams ------------------------------------------------------------------------------------------
+
+    def streams(self, rids: Iterable[int]) -> dict[tuple[int, str], dict[bool, StreamState]]:
+        """(rid, stream) -> {True: the live generation, False: the newest one that is not live}."""
+        found: dict[tuple[int, str], dict[bool, StreamState]] = {}
+        rids = list(rids)
+        for start in range(0, len(rids), 500):
+            part = rids[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for rid, stream, gen, live, rows, last_step, fingerprint, fetched in self.db.execute(
+                "select rid, stream, gen, live, rows, last_step, last_fingerprint, fetched from streams "
+                f"where rid in ({marks}) order by gen",
+                part,
+            ):
+                state = StreamState(
+                    gen, rows, last_step, fingerprint, not live, Fetched(**json.loads(fetched)) if fetched else None
+                )
+                found.setdefault((rid, stream), {})[bool(live)] = state
+        return found
+
+    def save_stream(self, rid: int, stream: str, state: StreamState) -> None:
+        if not state.pending:
+            self.db.execute(
+                "update streams set live = 0 where rid = ? and stream = ? and gen <> ?", [rid, stream, state.gen]
+            )
+        self.db.execute(
+            "insert or replace into streams values (?,?,?,?,?,?,?,?)",
+            [
+                rid, stream, state.gen, int(not state.pending), state.rows, state.last_step, state.last_fingerprint,
+                fetched_json(state.fetched),
+            ],
+        )  # fmt: skip
+
+    def newest_gen(self, rid: int, stream: Stream | str) -> int:
+        query = "select max(gen) from streams where rid = ? and stream = ?"
+        return int(self.db.execute(query, [rid, stream]).fetchone()[0] or 0)
+
+    # -- files and snapshots ------------------------------------------------------------------------------
+
+    def new_snapshot(self, at: datetime, session: str) -> int:
+        cursor = self.db.execute("insert into snapshots (at, by) values (?, ?)", [iso(at), session])
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def add_file(self, file: FileRow, snapshot: int) -> None:
+        self.db.execute(
+            "insert into files values (?,?,?,?,?,?,?,?,null)",
+            [file.path, file.table, file.rows, file.bytes, file.sha256, json.dumps(file.rids), file.version, snapshot],
+        )
+
+    def files(self) -> list[FileRow]:
+        query = "select path, tbl, rows, bytes, sha256, rids, version from files where removed is null order by added, path"
+        return [FileRow(p, t, r, b, s, json.loads(ids), v) for p, t, r, b, s, ids, v in self.db.execute(query)]
+
+    def supersede(self, table: str, rows: int) -> None:
+        self.db.execute(
+            "insert into superseded values (?, ?) on conflict (tbl) do update set rows = rows + excluded.rows",
+            [table, rows],
+        )
+
+    def superseded(self) -> set[str]:
+        """Tables in which readers must look for the live rows."""
+        found = {t for (t,) in self.db.execute("select tbl from superseded where rows > 0")}
+        if self.db.execute("select 1 from streams where live = 0 and rows > 0 limit 1").fetchone():
+            found |= {"history", "system_metrics", "files", "logs"}
+        return found
+
+    def last_snapshot(self) -> tuple[int, str]:
+        row = self.db.execute("select id, at from snapshots order by id desc limit 1").fetchone()
+        return (row[0], row[1]) if row else (0, "")
+
+    # -- projects and quarantine --------------------------------------------------------------------------
+
+    def project(self, source: str, entity: str, name: str) -> tuple[int, str]:
+        row = self.db.execute(
+            "select gen, digest from projects where source = ? and entity = ? and name = ?", [source, entity, name]
+        ).fetchone()
+        return (row[0], row[1]) if row else (0, "")
+
+    def save_project(self, source: str, entity: str, name: str, gen: int, digest: str) -> None:
+        self.db.execute(
+            "insert into projects (source, entity, name, gen, digest) values (?,?,?,?,?) "
+            "on conflict (source, entity, name) do update set gen = excluded.gen, digest = excluded.digest",
+            [source, entity, name, gen, digest],
+        )
+
+    def checked_project(self, source: str, entity: str, name: str, at: datetime, outcome: str, message: str | None) -> None:
+        self.db.execute(
+            "insert into projects values (?,?,?,0,'',?,?,?) on conflict (source, entity, name) do update set "
+            "checked_at = excluded.checked_at, outcome = excluded.outcome, message = excluded.message",
+            [source, entity, name, iso(at), outcome, message],
+        )
+
+    def quarantined(self, source: str, entity: str, project: str) -> list[Failure]:
+        query = (
+            "select storage_id, run_id, stage, error, attempts, next_try from quarantine "
+            "where source = ? and entity = ? and project = ?"
+        )
+        return [
+            Failure(
+                RunKey(source, storage_id, entity, project, run_id), stage, error, attempts, datetime.fromisoformat(next_try)
+            )
+            for storage_id, run_id, stage, error, attempts, next_try in self.db.execute(query, [source, entity, project])
+        ]
+
+    def failing(self, key: RunKey, stage: str) -> bool:
+        query = "select 1 from quarantine where source = ? and storage_id = ? and stage = ?"
+        return self.db.execute(query, [key.source, key.storage_id, stage]).fetchone() is not None
+
+    def save_failure(self, f: Failure) -> None:
+        k = f.key
+        self.db.execute(
+            "insert or replace into quarantine values (?,?,?,?,?,?,?,?,?)",
+            [k.source, k.storage_id, k.entity, k.project, k.run_id, f.stage, f.error, f.attempts, iso(f.next_try)],
+        )
+
+    def forget_failure(self, key: RunKey, stage: str) -> bool:
+        done = self.db.execute(
+            "delete from quarantine where source = ? and storage_id = ? and stage = ?", [key.source, key.storage_id, stage]
+        )
+        return done.rowcount > 0
+
+
+def ahead(states: dict[bool, StreamState]) -> bool:
+    """Whether the newest generation is one that is still being fetched, not one that was replaced."""
+    return False in states and (True not in states or states[False].gen > states[True].gen)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, without its comments (sqlite3.executescript would commit on the way)."""
+    for statement in "\n".join(line.split("--")[0] for line in script.splitlines()).split(";"):
+        if statement.strip():
+            yield statement

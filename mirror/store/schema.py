@@ -1,0 +1,73 @@
+"""The shape of every Parquet table, read from `schema/tables.sql`."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from mirror.resources import text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""What this release writes. Older stores are upgraded by their next writer, newer ones are refused."""
+
+CELL_TABLES = ("history", "system_metrics")
+STREAM_TABLE = {"history": "history", "system": "system_metrics", "files": "files", "logs": "logs"}
+"""Which table holds the rows of a stream."""
+
+_TABLE = {"history": "history", "system": "system_metrics", "files": "files", "logs": "logs"}
+"""Which table holds the rows of a stream."""
+
+_TYPES = {
+    "bigint": pa.int64(),
+    "integer": pa.int32(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "varchar": pa.string(),
+    "varchar[]": pa.list_(pa.string()),
+    "timestamptz": pa.timestamp("us", tz="UTC"),
+}
+_TABLE = re.compile(r"create table (\w+) \((.*?)^\);", re.S | re.M)
+_COLUMN = re.compile(r'^ {2}"?(\w+)"?\s+([\w\[\]]+)( not null)?,?\s*--', re.M)
+
+
+@cache
+def columns() -> dict[str, list[tuple[str, str, bool]]]:
+    """Table name -> (column, SQL type, nullable), in the order of the file.
+
+    >>> columns()["config"][0]
+    ('rid', 'bigint', False)
+    """
+    return {
+        name: [(column, kind, not rest) for column, kind, rest in _COLUMN.findall(body)]
+        for name, body in _TABLE.findall(text("schema", "tables.sql"))
+    }
+
+
+@cache
+def tables() -> dict[str, pa.Schema]:
+    """Table name -> Arrow schema."""
+    import pyarrow as pa  # costs 0.2 s, which a query need not pay
+
+    types = {
+        "bigint": pa.int64(),
+        "integer": pa.int32(),
+        "double": pa.float64(),
+        "boolean": pa.bool_(),
+        "varchar": pa.string(),
+        "varchar[]": pa.list_(pa.string()),
+        "timestamptz": pa.timestamp("us", tz="UTC"),
+    }
+    return {
+        table: pa.schema([pa.field(name, types[kind], nullable=nullable) for name, kind, nullable in found])
+        for table, found in columns().items()
+    }
+
+
+@cache
+def ddl() -> str:
+    """`tables.sql` as it stands: run in an empty schema it makes every table."""
+    return text("schema", "tables.sql")

@@ -1,0 +1,137 @@
+"""Segments: the immutable Parquet files of a mirror.
+
+Cells are sorted by (key, rid, row), so that one metric of all runs is one contiguous stretch and row groups
+outside it are skipped. Each footer carries enough to rebuild a lost catalog.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mirror.store.catalog import FileRow
+from mirror.store.disk import explained, sha256, sync_folder, write_durably
+from mirror.store.layout import Layout
+from mirror.store.schema import CELL_TABLES, SCHEMA_VERSION, tables
+
+FOOTER = b"mirror"
+ROW_GROUP = 131_072
+_SORTED = {"config": ("path", "rid"), "summary": ("path", "rid"), "metric": ("rid", "key"), "runs": ("rid",)}
+# A change of one run reads its row and its metrics back: small groups keep that cheap.
+_SMALL_GROUPS = {"runs": 4096, "metric": 16_384}
+_DELTA = ("row", "step", "ts")
+
+
+def write_segment(
+    layout: Layout, name: str, table: str, data: pa.Table, *, shard: int = 0, identities: Iterable[Sequence[Any]] = ()
+) -> FileRow:
+    """Write `data` as `ROOT/data/<table>/<shard>/<name>.parquet`, durable and read-only.
+
+    `identities` are (rid, source, storage_id, entity, project, run_id) of the runs inside.
+    """
+    folder = layout.data / table / str(shard)
+    path = folder / f"{name}.parquet"
+    data = data.cast(tables()[table]) if table not in CELL_TABLES else data
+    if table in _SORTED:
+        data = data.sort_by([(column, "ascending") for column in _SORTED[table]])
+    rids = rid_ranges(data["rid"]) if "rid" in data.column_names else []
+    footer = {
+        "table": table,
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "rids": rids,
+        "identities": [list(i) for i in identities],
+        "streams": _stream_extents(data) if table in CELL_TABLES else [],
+        "replaces": [],
+    }
+    data = data.replace_schema_metadata({FOOTER: json.dumps(footer).encode()})
+    with explained(f"writing `{path.relative_to(layout.root)}`"):
+        _make_durable_folder(folder)
+        write_durably(path, lambda f: pq.write_table(data, f, **_options(table)), mode=0o444)
+        return FileRow(
+            path=str(path.relative_to(layout.root)),
+            table=table,
+            rows=data.num_rows,
+            bytes=path.stat().st_size,
+            sha256=sha256(path),
+            rids=rids,
+            version=SCHEMA_VERSION,
+        )
+
+
+def _make_durable_folder(folder: Path) -> None:
+    missing = [p for p in (folder, folder.parent) if not p.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+
+
+def _options(table: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+    options["row_group_size"] = _SMALL_GROUPS.get(table, ROW_GROUP)
+    if table in CELL_TABLES:
+        options["use_dictionary"] = ["rid", "gen", "key", "path_id", "kind", "j"]
+        options["column_encoding"] = {"v": "BYTE_STREAM_SPLIT", **dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED")}
+        # Statistics of long texts only bloat the footer.
+        options["write_statistics"] = ["rid", "gen", "key", "row", "step", "ts"]
+    return options
+
+
+def sorted_cells(parts: Sequence[tuple[int, int, int, pa.Table]]) -> pa.Table:
+    """One table of cells in segment order out of (rid, gen, first row, batch of cells).
+
+    Batches of one run must come in row order; a stable sort by (key, rid) then keeps the rows in order.
+    """
+    chunks = []
+    for rid, gen, first_row, batch in parts:
+        n = batch.num_rows
+        row = pc.add(batch["row"], pa.scalar(first_row, pa.int64())) if first_row else batch["row"]
+        columns = [pa.repeat(pa.scalar(rid, pa.int64()), n), pa.repeat(pa.scalar(gen, pa.int64()), n)]
+        columns += [batch["key"], batch["path_id"], row, batch["step"], batch["ts"], batch["kind"], batch["v"], batch["j"]]
+        chunks.append(pa.table(columns, names=["rid", "gen", "key", "path_id", "row", "step", "ts", "kind", "v", "j"]))
+    table = pa.concat_tables(chunks).unify_dictionaries().combine_chunks()
+    keys = table["key"].chunk(0) if table.num_rows else pa.array([], pa.dictionary(pa.int32(), pa.string()))
+    names = np.array([k.encode("utf-8", "surrogatepass") for k in keys.dictionary.to_pylist()], dtype=object)
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[np.argsort(names, kind="stable")] = np.arange(len(names))
+    rids, rid_rank = np.unique(table["rid"].to_numpy(), return_inverse=True)
+    order = np.argsort(rank[keys.indices.to_numpy(zero_copy_only=False)] * max(1, len(rids)) + rid_rank, kind="stable")
+    return table.take(pa.array(order))
+
+
+def rid_ranges(rids: pa.ChunkedArray) -> list[list[int]]:
+    """The distinct rids as [first, last] ranges: rids of one sync are neighbours, so this stays short."""
+    distinct = np.unique(rids.to_numpy())
+    if not len(distinct):
+        return []
+    breaks = np.flatnonzero(np.diff(distinct) > 1)
+    first = np.concatenate([distinct[:1], distinct[breaks + 1]])
+    last = np.concatenate([distinct[breaks], distinct[-1:]])
+    return np.column_stack([first, last]).tolist()
+
+
+def _stream_extents(cells: pa.Table) -> list[list[int]]:
+    """(rid, gen, first row, last row) inside a file of cells: what `repair` checks for gaps and overlaps."""
+    found = cells.group_by(["rid", "gen"]).aggregate([("row", "min"), ("row", "max")])
+    rows = [found[c].to_pylist() for c in ("rid", "gen", "row_min", "row_max")]
+    return sorted(map(list, zip(*rows, strict=True)))
+
+
+def footer(path: Path) -> dict[str, Any] | None:
+    """What a segment says of itself; None if it is no segment of a mirror."""
+    metadata = pq.read_metadata(path).metadata or {}
+    text = metadata.get(FOOTER)
+    return json.loads(text) if text else None
+
+
+def remove_readonly(path: Path) -> None:
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    path.unlink(missing_ok=True)

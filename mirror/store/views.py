@@ -1,0 +1,118 @@
+"""Tables and views over the live files: the same for a reader's connection and for `mirror.duckdb`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mirror.resources import text
+from mirror.store.disk import explained, sync_folder
+from mirror.store.layout import Layout
+from mirror.store.schema import SCHEMA_VERSION, columns, ddl
+
+if TYPE_CHECKING:
+    import duckdb
+
+_LIVE = {
+    "runs": None,  # the highest gen of a rid
+    "config": "config_gen",
+    "summary": "summary_gen",
+    "metric": "metric_gen",
+    "history": "history_gen",
+    "system_metrics": "system_gen",
+    "files": "files_gen",
+    "logs": "logs_gen",
+}
+
+
+def quoted(name: str) -> str:
+    """The one quoter of identifiers."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """The one quoter of strings."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def parquet(table: str, paths: Sequence[str], versions: Iterable[int] = ()) -> str:
+    """A select over files of one table, with NULL for columns that older files do not have yet."""
+    older = any(v < SCHEMA_VERSION for v in versions)
+    names = ", ".join(quoted(name) for name, _, _ in columns()[table])
+    files = ", ".join(literal(p) for p in paths)
+    if not older:
+        return f"select {names} from read_parquet([{files}], hive_partitioning = false)"
+    # An empty first member of the union gives every column its place and type.
+    return (
+        f"select {names} from (select * from shape.{table} union all by name "
+        f"select * from read_parquet([{files}], union_by_name = true, hive_partitioning = false))"
+    )
+
+
+def create(
+    db: duckdb.DuckDBPyConnection,
+    snapshot: Mapping[str, Any],
+    layout: Layout,
+    *,
+    extra: Iterable[str] = (),
+    materialise: bool,
+) -> None:
+    """Make `raw.*`, `raw.*_live` and the user's views in an empty database.
+
+    `extra` names tables of which a schema `tail` holds further rows (the live tail of a server), which may
+    replace versions in the files. `materialise` keeps raw.live as a table, which makes joins cheaper.
+    """
+    db.execute("create schema raw; create schema shape; use shape; " + ddl() + "; use main")
+    extra = set(extra)
+    for name in columns():
+        entry = snapshot["tables"].get(name, {"superseded": False, "files": []})
+        body = f"select * from shape.{name}"
+        if entry["files"]:
+            body = parquet(
+                name, [str(layout.root / f["path"]) for f in entry["files"]], [f["version"] for f in entry["files"]]
+            )
+        if name in extra:
+            body += f" union all select * from tail.{name}"
+        db.execute(f"create view raw.{name} as {body}")
+    runs = snapshot["tables"].get("runs", {"superseded": False})
+    db.execute(
+        "create view raw.runs_live as select * from raw.runs"
+        if not runs["superseded"] and "runs" not in extra
+        else "create view raw.runs_live as select r.* from raw.runs r "
+        "semi join (select rid, max(gen) as gen from raw.runs group by rid) m on m.rid = r.rid and m.gen = r.gen"
+    )
+    script = text("schema", "views.sql")
+    db.execute(script.replace("create view raw.live", "create table raw.live") if materialise else script)
+    for name, gen in _LIVE.items():
+        if gen is None:
+            continue
+        superseded = snapshot["tables"].get(name, {"superseded": False})["superseded"]
+        live = f"select * from raw.{name}"
+        if superseded or name in extra:
+            live = f"select t.* from raw.{name} t semi join raw.live l on l.rid = t.rid and l.{gen} = t.gen"
+        db.execute(f"create view raw.{name}_live as {live}")
+
+
+def write_database(layout: Layout, snapshot: Mapping[str, Any]) -> None:
+    """Replace ROOT/mirror.duckdb: views only, for any DuckDB client from 1.5 on.
+
+    It names files by absolute path, because a client resolves relative ones against its own folder; the next
+    commit or `mirror repair` writes it anew for a root that was moved.
+    """
+    import duckdb
+
+    tmp = layout.database.with_name("mirror.duckdb.tmp")
+    with explained("writing mirror.duckdb"):
+        tmp.unlink(missing_ok=True)
+        with duckdb.connect() as db:
+            db.execute(f"attach {literal(str(tmp))} as mirror (storage_version 'v1.5.0'); use mirror")
+            create(db, snapshot, layout, materialise=False)
+            db.execute("use memory; detach mirror")
+        fd = os.open(tmp, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        tmp.replace(layout.database)
+        sync_folder(layout.root)

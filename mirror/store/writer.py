@@ -1,0 +1,630 @@
+"""The writer: records go in, each commit makes everything put since the last one visible at once.
+
+A commit writes segments (durable, but unknown to anyone), then one transaction in the catalog, then the
+published snapshot. Killed before the transaction, the segments are orphans that the next writer removes;
+killed after it, the next writer publishes. Its cost is in proportion to what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mirror.errors import StoreError
+from mirror.records import Failure, Fetched, FileEntry, Project, Run, RunKey, Stream, SyncReport
+from mirror.store import segments, versions
+from mirror.store.catalog import Catalog, FileRow, Identity, Known, StreamState, ahead, iso, now
+from mirror.store.cells import CellBatch, decode
+from mirror.store.layout import Layout
+from mirror.store.locks import FileLock, Lease, held
+from mirror.store.metrics import MetricStats
+from mirror.store.schema import CELL_TABLES, STREAM_TABLE, tables
+from mirror.store.snapshot import holds, publish
+from mirror.store.views import write_database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+LogLine = tuple[int, "datetime | None", "str | None", str]
+"""Line number, time, level, text."""
+
+_T = TypeVar("_T")
+_RIDS_AT_A_TIME = 1000
+
+
+@dataclass
+class _Open:
+    """A run with changes that are not committed, or with a stream that is being written."""
+
+    identity: Identity
+    run: Run | None = None
+    document_changed: bool = False
+    nodes_of: set[str] = field(default_factory=set)
+    streams: dict[str, StreamState] = field(default_factory=dict)
+    live: dict[str, StreamState] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    writing: set[str] = field(default_factory=set)
+    stats: MetricStats | None = None
+    stats_gen: int = -1
+    metrics_changed: bool = False
+
+    @property
+    def dirty(self) -> bool:
+        return self.document_changed or bool(self.changed)
+
+
+class Writer:
+    """Appends to the mirror at `root` (made if `create`). To be used from one thread, best as a context manager:
+    leaving it commits, leaving it by an exception drops what was not committed.
+
+    `flush_bytes` and `flush_seconds` say when buffered rows are committed without being asked.
+    """
+
+    def __init__(
+        self, root: str | Path, *, create: bool = True, flush_bytes: int = 48 << 20, flush_seconds: float = 30.0
+    ) -> None:
+        self.layout = Layout(root)
+        if create:
+            self.layout.make()
+        elif not self.layout.catalog.exists():
+            self.layout.read_snapshot()
+        self.flush_bytes = flush_bytes
+        self.flush_seconds = flush_seconds
+        self.session = uuid.uuid4().hex[:12]
+        self._cleanup = ExitStack()
+        self._lock = FileLock(self.layout.sessions / f"{self.session}.lock")
+        self.layout.sessions.mkdir(exist_ok=True)
+        self._lock.acquire(wait=False)
+        self._cleanup.callback(self._lock.release, remove=True)
+        try:
+            self.catalog = Catalog(self.layout)
+            self._cleanup.callback(self.catalog.close)
+            self._recover()
+        except BaseException:
+            self._cleanup.close()
+            raise
+        self.store_id = self.catalog.get("store_id")
+        self._leases: dict[tuple[str, str, str], tuple[Lease, int]] = {}
+        self._cleanup.callback(self._release_leases)
+        self._reserved: list[int] = []
+        self._names = 0
+        self._listed: tuple[int, list[FileRow]] | None = None
+        self._open: dict[tuple[str, str], _Open] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._cells: dict[tuple[str, int], list[tuple[int, int, int, pa.Table]]] = {}
+        self._rows: dict[str, list[pa.Table]] = {}
+        self._on_commit: list[Callable[[], None]] = []
+        self._buffered = 0
+        self._since = time.monotonic()
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release everything; what was not committed is dropped."""
+        self._cleanup.close()
+
+    def _release_leases(self) -> None:
+        for lease, _ in self._leases.values():
+            lease.release()
+        self._leases.clear()
+
+    @contextmanager
+    def lease(self, source: str, entity: str, project: str) -> Iterator[None]:
+        """Hold the right to write a project's runs. `LockedError` names who holds it now."""
+        self._take_lease(source, entity, project)
+        try:
+            yield
+        finally:
+            lease, count = self._leases[(source, entity, project)]
+            if count == 1:
+                del self._leases[(source, entity, project)]
+                lease.release()
+            else:
+                self._leases[(source, entity, project)] = (lease, count - 1)
+
+    def _take_lease(self, source: str, entity: str, project: str) -> None:
+        name = (source, entity, project)
+        lease, count = self._leases.get(name) or (Lease(self.layout.leases, *name), 0)
+        self._leases[name] = (lease, count + 1)
+
+    def _recover(self) -> None:
+        """Finish or undo what writers that died have left: publish their last commit, remove their orphans."""
+        dead = []
+        for path in self.layout.sessions.glob("*.lock"):
+            lock = FileLock(path)
+            if path.stem != self.session and lock.acquire(wait=False):
+                dead.append((path.stem, lock))
+        names = {name for name, _ in dead}
+        left = [p for p in self.layout.data.rglob("*.parquet*") if p.name[:12] in names] if names else []
+        with held(self.layout.commit_lock):
+            committed = {row[0] for row in self.catalog.db.execute("select path from files")}
+            for path in left:
+                if str(path.relative_to(self.layout.root)) not in committed:
+                    segments.remove_readonly(path)
+            try:
+                published = self.layout.read_snapshot()["snapshot"]
+            except StoreError:
+                published = -1
+            if published != self.catalog.last_snapshot()[0]:
+                write_database(self.layout, publish(self.layout, self.catalog))
+        for _, lock in dead:
+            lock.release(remove=True)
+
+    # -- what is known ------------------------------------------------------------------------------------
+
+    def known(self, source: str, entity: str, project: str) -> dict[str, Known]:
+        """Every run the mirror holds of a project, by storage id: what a plan is made from."""
+        return self.catalog.known(source, entity, project)
+
+    def state(self, key: RunKey, stream: Stream) -> StreamState:
+        """The generation of the stream that appends go to; zero rows if there is none yet."""
+        return self._opened(key).streams.get(stream, StreamState())
+
+    def quarantined(self, source: str, entity: str, project: str) -> list[Failure]:
+        """The project's runs that keep failing."""
+        return self.catalog.quarantined(source, entity, project)
+
+    def _opened(self, key: RunKey) -> _Open:
+        name = (key.source, key.storage_id)
+        found = self._open.get(name)
+        if found is None:
+            lease = (key.source, key.entity, key.project)
+            if lease not in self._leases:
+                self._take_lease(*lease)
+            identity = self.catalog.find(*name)
+            if identity is None:
+                identity = Identity(self._new_rid(), key)
+            found = self._open[name] = _Open(identity)
+            for (_, stream), states in self.catalog.streams([identity.rid]).items():
+                if True in states:
+                    found.live[stream] = states[True]
+                found.streams[stream] = states[False] if ahead(states) else states[True]
+        return found
+
+    def _new_rid(self) -> int:
+        if not self._reserved:
+            self._reserved = list(reversed(self.catalog.reserve_rids(_RIDS_AT_A_TIME)))
+        return self._reserved.pop()
+
+    # -- putting records ----------------------------------------------------------------------------------
+
+    def put_project(self, project: Project) -> None:
+        """Record a project; nothing is written if it is held as it is."""
+        gen, old = self.catalog.project(project.source, project.entity, project.name)
+        new = hashlib.blake2b(repr(replace(project, run_count=None)).encode(), digest_size=12).hexdigest()
+        if new == old:
+            return
+        row = {
+            "source": project.source,
+            "entity": project.entity,
+            "project": project.name,
+            "gen": gen + 1,
+            "storage_id": project.storage_id,
+            "description": project.description,
+            "created_at": project.created_at,
+            "run_count": project.run_count,
+            "mirrored_at": now(),
+        }
+        self._put_row("projects", row)
+        self._on_commit.append(
+            lambda: self.catalog.save_project(project.source, project.entity, project.name, gen + 1, new)
+        )
+
+    def put_run(self, run: Run, *, fingerprint: str | None = None) -> int:
+        """Record a run's attributes and documents; returns its rid. A version equal to the held one writes nothing.
+
+        `fingerprint` is what the source's listing said; it is kept for the next plan. A run without `metadata`
+        keeps the one that is held, since metadata is a file that sources fetch only when it changed.
+        """
+        found = self._opened(run.key)
+        identity = found.identity
+        old, new = (identity.digest or ":::").split(":"), versions.digest(run).split(":")
+        if identity.gen and run.metadata is None:
+            new[3] = old[3]
+        found.run = run
+        identity.key = run.key
+        if new != old or identity.deleted_at:
+            found.document_changed = True
+            changed = {i for i, part in enumerate(new) if part != old[i]}
+            found.nodes_of |= {name for i, name in ((1, "config"), (2, "summary")) if i in changed}
+            identity.digest = ":".join(new)
+        identity.deleted_at = None
+        self.set_fingerprint(run.key, fingerprint or identity.fingerprint)
+        # A document is held as its record, its texts in a row and its nodes until it is written.
+        self._buffered += 1024 + 4 * (len(run.config or "") + len(run.summary or ""))
+        self._flush_if_due()
+        return identity.rid
+
+    def set_fingerprint(self, key: RunKey, fingerprint: str | None, *, checked_at: datetime | None = None) -> None:
+        """Note what the listing said of a run, and that it was just compared with its source. Writes no segment."""
+        identity = self._opened(key).identity
+        identity.fingerprint = fingerprint
+        identity.checked_at = iso(checked_at or now())
+        identity.missing = 0
+        self._save_later(identity)
+
+    def _save_later(self, identity: Identity) -> None:
+        def save() -> None:
+            if identity.gen or self.catalog.find(identity.key.source, identity.key.storage_id):
+                self.catalog.save_run(identity)
+
+        self._on_commit.append(save)
+
+    def begin(self, key: RunKey, stream: Stream) -> None:
+        """Start a new generation of a stream. The old one stays visible until `publish`."""
+        found = self._opened(key)
+        gen = 1 + max(self.catalog.newest_gen(found.identity.rid, stream), found.streams.get(stream, StreamState()).gen)
+        self._drop_buffered(found, stream)
+        found.streams[stream] = StreamState(gen=gen, pending=stream in found.live)
+        found.stats = None
+        found.writing.add(stream)
+
+    def _drop_buffered(self, found: _Open, stream: Stream) -> None:
+        """Rows of an unpublished generation that never reached a segment need not do so any more."""
+        state = found.streams.get(stream)
+        if state and state.pending:
+            for (table, _), parts in self._cells.items():
+                if table == STREAM_TABLE[stream]:
+                    parts[:] = [p for p in parts if p[:2] != (found.identity.rid, state.gen)]
+
+    def append(self, key: RunKey, stream: Stream, rows: Sequence[str] | CellBatch) -> None:
+        """Append logged rows (JSON texts of objects, or what `cells.decode` made of them) in logged order.
+
+        Rows of a first or a live generation are visible with the next commit, those of a generation that was
+        begun with `publish`. Commits by itself when enough is buffered.
+        """
+        batch = rows if isinstance(rows, CellBatch) else decode(rows)
+        if not batch.rows:
+            return
+        found = self._opened(key)
+        state = found.streams.get(stream) or StreamState(gen=1)
+        steps = [s for s in (state.last_step, batch.last_step) if s is not None]
+        table = STREAM_TABLE[stream]
+        part = (found.identity.rid, state.gen, state.rows, batch.table)
+        self._cells.setdefault((table, self._shard(key)), []).append(part)
+        if stream == "history":
+            self._stats(found, state).add(batch.table, state.rows)
+            found.metrics_changed = True
+        found.streams[stream] = replace(
+            state,
+            rows=state.rows + batch.rows,
+            last_step=max(steps, default=None),
+            last_fingerprint=batch.last_fingerprint,
+            fetched=state.fetched or Fetched(stream, "rows", complete=False),
+        )
+        found.changed.add(stream)
+        found.writing.add(stream)
+        self._buffered += batch.nbytes + 16 * batch.table.num_rows
+        self._flush_if_due()
+
+    def _flush_if_due(self) -> None:
+        if self._buffered >= self.flush_bytes or time.monotonic() - self._since >= self.flush_seconds:
+            self.commit()
+
+    def publish(self, key: RunKey, stream: Stream, fetched: Fetched) -> None:
+        """Say what became of a stream that was read to its end; a generation that was begun becomes visible."""
+        found = self._opened(key)
+        state = found.streams.get(stream) or StreamState(gen=1)
+        done = replace(state, pending=False, fetched=fetched)
+        if done != found.live.get(stream):
+            if state.pending or (stream == "history" and state.gen != found.live.get(stream, state).gen):
+                found.metrics_changed = True
+            found.streams[stream] = done
+            found.changed.add(stream)
+        found.writing.discard(stream)
+
+    def put_files(self, key: RunKey, files: Sequence[FileEntry]) -> None:
+        """Replace a run's file manifest; an equal one writes nothing."""
+        entries = sorted(files, key=lambda f: f.name)
+        # Addresses are signed anew at every listing, so they do not make a manifest a different one.
+        new = hashlib.blake2b(repr([replace(f, url=None) for f in entries]).encode(), digest_size=12).hexdigest()
+        state = self._opened(key).streams.get("files", StreamState())
+        if state.last_fingerprint == new:
+            return
+        names = ["name", "size", "md5", "mimetype", "updated_at", "storage_id", "url"]
+        self._put_rows(key, "files", [[getattr(f, n) for f in entries] for n in names], replace(
+            state, gen=state.gen + 1, rows=len(entries), last_fingerprint=new
+        ))  # fmt: skip
+
+    def put_logs(self, key: RunKey, lines: Sequence[LogLine], *, restart: bool = False) -> None:
+        """Append console lines, in order; lines already held are skipped. `restart` replaces all of them."""
+        state = self._opened(key).streams.get("logs") or StreamState(gen=1)
+        if restart and state.rows:
+            state = StreamState(gen=state.gen + 1)
+        lines = [line for line in lines if line[0] >= state.rows]
+        if lines:
+            columns = [list(column) for column in zip(*lines, strict=True)]
+            self._put_rows(key, "logs", columns, replace(state, rows=max(columns[0]) + 1))
+
+    def _put_rows(self, key: RunKey, stream: str, columns: list[list[Any]], state: StreamState) -> None:
+        found = self._opened(key)
+        n = len(columns[0])
+        ids = [[found.identity.rid] * n, [state.gen] * n]
+        made = pa.table([*ids, *columns], schema=tables()[STREAM_TABLE[stream]])
+        self._rows.setdefault(STREAM_TABLE[stream], []).append(made)
+        self._buffered += made.nbytes
+        found.streams[stream] = state
+        found.changed.add(stream)
+
+    def _put_row(self, table: str, row: dict[str, Any]) -> None:
+        self._rows.setdefault(table, []).append(pa.Table.from_pylist([row], schema=tables()[table]))
+
+    # -- gone, failing, done ------------------------------------------------------------------------------
+
+    def missed(self, key: RunKey) -> int:
+        """Note that a complete listing lacked the run; returns how many in a row did."""
+        identity = self._opened(key).identity
+        identity.missing += 1
+        self._save_later(identity)
+        return identity.missing
+
+    def tombstone(self, key: RunKey) -> None:
+        """Mark a run as deleted at its source. Nothing that was mirrored is removed."""
+        found = self._opened(key)
+        if not found.identity.deleted_at:
+            found.identity.deleted_at = iso(now())
+            found.document_changed = True
+
+    def quarantine(self, failure: Failure) -> None:
+        """Keep a failure, so that the run is left alone until `next_try` and everybody can see why."""
+        self._opened(failure.key)
+        self._on_commit.append(lambda: self.catalog.save_failure(failure))
+        self._put_failure(failure)
+
+    def mended(self, key: RunKey, stage: str) -> None:
+        """The run could be fetched after all; does nothing if it was not in quarantine."""
+        if self.catalog.failing(key, stage):
+            self._on_commit.append(lambda: self.catalog.forget_failure(key, stage) and None)
+            self._put_failure(Failure(key, stage, "", 0, now()))
+
+    def _put_failure(self, f: Failure) -> None:
+        self._put_row(
+            "quarantine",
+            {
+                "rid": self._opened(f.key).identity.rid,
+                "source": f.key.source,
+                "entity": f.key.entity,
+                "project": f.key.project,
+                "run_id": f.key.run_id,
+                "stage": f.stage,
+                "error": f.error,
+                "attempts": f.attempts,
+                "next_try": f.next_try,
+                "failed_at": now(),
+            },
+        )
+
+    def log_sync(self, report: SyncReport) -> None:
+        """Keep the outcome of a sync. One that changed nothing and failed nowhere only moves the project's
+        `checked_at` in the catalog, so that it writes no file."""
+        r = report
+        self._on_commit.append(
+            lambda: self.catalog.checked_project(r.source, r.entity, r.project, r.finished_at, r.outcome, r.message)
+        )
+        if r.outcome != "ok" or r.runs_new + r.runs_changed + r.runs_gone + r.runs_failed:
+            self._put_row("sync_log", {n: getattr(r, n) for n in tables()["sync_log"].names})
+
+    # -- for repair ---------------------------------------------------------------------------------------
+
+    def holds_version(self, identity: Identity) -> bool:
+        """Whether the live version of a run is still in the data."""
+        return identity.gen in self._read("runs", [identity.rid], [identity.gen])["gen"].to_pylist()
+
+    def mark_lost(self, key: RunKey, stream: Stream, fingerprint: str, *, visible: bool) -> None:
+        """Rows of a stream are gone: say so, and make the next incremental read start over."""
+        found = self._opened(key)
+        note = "rows were lost with a damaged file; the next sync fetches them again"
+        found.streams[stream] = replace(
+            found.live[stream], last_fingerprint=fingerprint, fetched=Fetched(stream, "rows", complete=False, note=note)
+        )
+        if visible:
+            found.changed.add(stream)
+        else:
+            state = found.streams[stream]
+            self._on_commit.append(lambda: self.catalog.save_stream(found.identity.rid, stream, state))
+
+    def recount_metrics(self, key: RunKey) -> None:
+        """Make the rows of `metric` anew from the cells."""
+        found = self._opened(key)
+        state = found.live.get("history")
+        if state:
+            found.stats, found.stats_gen = MetricStats(), state.gen
+            found.stats.add(self._read("history", [found.identity.rid], [state.gen]).sort_by("row"), 0)
+            found.metrics_changed = True
+            found.changed.add("history")
+
+    def forget(self, key: RunKey) -> None:
+        """Treat the run's documents as unknown, so that its next sync writes them whatever they are."""
+        identity = self._opened(key).identity
+        identity.fingerprint, identity.digest = None, ""
+        self._save_later(identity)
+
+    # -- committing ---------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Make everything put so far visible, durably and at once. Does nothing if there is nothing to do."""
+        dirty = [found for found in self._open.values() if found.dirty]
+        at = now()
+        made: list[tuple[str, int, pa.Table]] = []
+        made += [(table, shard, segments.sorted_cells(parts)) for (table, shard), parts in self._cells.items() if parts]
+        made += [(table, 0, pa.concat_tables(parts)) for table, parts in self._rows.items()]
+        superseded: dict[str, int] = {}
+        made += [(table, 0, rows) for table, rows in self._document_rows(dirty, at, superseded).items()]
+        made = [part for part in made if part[2].num_rows]
+        if not (made or dirty or self._on_commit):
+            return
+        identities = {f.identity.rid: f.identity for f in self._open.values()}
+        written: list[FileRow] = []
+        try:
+            for table, shard, rows in made:
+                inside = _inside(rows, identities)
+                written.append(
+                    segments.write_segment(self.layout, self._name(), table, rows, shard=shard, identities=inside)
+                )
+            with held(self.layout.commit_lock), self.catalog.transaction():
+                self._save(dirty, written, superseded, at)
+        except BaseException:
+            # An interrupt may arrive when the transaction is through: only the catalog knows.
+            committed = {file.path for file in self.catalog.files()}
+            for file in written:
+                if file.path not in committed:
+                    segments.remove_readonly(self.layout.root / file.path)
+            raise
+        if written:
+            with held(self.layout.commit_lock):
+                write_database(self.layout, publish(self.layout, self.catalog))
+        for found in dirty:
+            found.document_changed = found.metrics_changed = False
+            found.nodes_of.clear()
+            found.changed.clear()
+            found.live.update({s: state for s, state in found.streams.items() if not state.pending})
+        self._open = {name: found for name, found in self._open.items() if found.writing}
+        self._reset()
+
+    def _document_rows(self, dirty: list[_Open], at: datetime, superseded: dict[str, int]) -> dict[str, pa.Table]:
+        """Give every run whose visible state changes its next version, and make its rows."""
+        rows: list[versions.Version] = []
+        metrics: list[pa.Table] = []
+
+        def replaced(table: str, old: int) -> None:
+            superseded[table] = superseded.get(table, 0) + (old > 0)
+
+        shown = [f for f in dirty if f.document_changed or any(not f.streams[s].pending for s in f.changed)]
+        lacking = [f for f in shown if f.run is None or (f.run.metadata is None and f.identity.gen)]
+        stored = self._stored_runs([f.identity for f in lacking])
+        for found in lacking:
+            old = stored[found.identity.rid]
+            found.run = replace(found.run, metadata=old.metadata) if found.run else old
+        for found in shown:
+            identity = found.identity
+            assert found.run is not None
+            new = identity.gen + 1
+            replaced("runs", identity.gen)
+            for document in found.nodes_of:
+                replaced(document, getattr(identity, f"{document}_gen"))
+                setattr(identity, f"{document}_gen", new)
+            history = found.streams.get("history")
+            if found.metrics_changed and history and not history.pending:
+                replaced("metric", identity.metric_gen)
+                identity.metric_gen = new
+                stats = self._stats(found, history).table()
+                metrics.append(_with_ids(identity.rid, new, stats))
+            identity.gen = new
+            streams = found.live | {s: state for s, state in found.streams.items() if not state.pending}
+            rows.append(versions.Version(identity, found.run, streams, at, tuple(found.nodes_of)))
+        made = versions.document_tables(rows) if rows else {}
+        if metrics:
+            made["metric"] = pa.concat_tables(metrics).cast(tables()["metric"])
+        return made
+
+    def _save(self, dirty: list[_Open], written: list[FileRow], superseded: dict[str, int], at: datetime) -> None:
+        """The one transaction of a commit."""
+        for found in dirty:
+            expected = self.catalog.live_gen(found.identity.rid)
+            if expected and expected > found.identity.gen:
+                raise StoreError(f"run `{found.identity.key.path}` was changed by another writer meanwhile: run the command again")
+            self.catalog.save_run(found.identity)
+            for stream in found.changed:
+                self.catalog.save_stream(found.identity.rid, stream, found.streams[stream])
+        for later in self._on_commit:
+            later()
+        for table, count in superseded.items():
+            self.catalog.supersede(table, count)
+        if written:
+            snapshot = self.catalog.new_snapshot(at, self.session)
+            for file in written:
+                self.catalog.add_file(file, snapshot)
+
+    def _name(self) -> str:
+        self._names += 1
+        return f"{self.session}-{self._names:06d}"
+
+    def _shard(self, key: RunKey) -> int:
+        """The folder of a project's cells: a number, so that names from outside never become paths."""
+        text = f"{key.source}\0{key.entity}\0{key.project}".encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
+
+    # -- reading back what a change needs -----------------------------------------------------------------
+
+    def _stats(self, found: _Open, state: StreamState) -> MetricStats:
+        if found.stats is None or found.stats_gen != state.gen:
+            found.stats, found.stats_gen = MetricStats(), state.gen
+            if state.rows:
+                live = found.live.get("history")
+                if live and live.gen == state.gen and live.rows == state.rows:
+                    found.stats.load(self._read("metric", [found.identity.rid], [found.identity.metric_gen]))
+                else:
+                    cells = self._read("history", [found.identity.rid], [state.gen])
+                    found.stats.add(cells.sort_by("row"), 0)
+        return found.stats
+
+    def _stored_runs(self, identities: list[Identity]) -> dict[int, Run]:
+        """The live versions of these runs, read back from the data."""
+        if not identities:
+            return {}
+        gens = {i.rid: i.gen for i in identities}
+        rows = self._read("runs", [*gens], [*gens.values()]).to_pylist()
+        found = {row["rid"]: versions.run_of(row) for row in rows if row["gen"] == gens[row["rid"]]}
+        for identity in identities:
+            if identity.rid not in found:
+                raise StoreError(
+                    f"run `{identity.key.path}` is in the catalog, but not in the data: "
+                    f"run `mirror repair --mirror {self.layout.root}`"
+                )
+        return found
+
+    def _read(self, table: str, rids: list[int], gens: list[int]) -> pa.Table:
+        """Rows of these runs and versions, from the few files that hold them."""
+        number = self.catalog.last_snapshot()[0]
+        if self._listed is None or self._listed[0] != number:
+            self._listed = (number, self.catalog.files())
+        wanted = [("rid", "in", rids), ("gen", "in", gens)]
+        parts = [tables()[table].empty_table()]
+        for file in self._listed[1]:
+            if file.table == table and any(holds(file.rids, rid) for rid in rids):
+                parts.append(pq.read_table(self.layout.root / file.path, filters=wanted))
+        return pa.concat_tables(parts, promote_options="permissive")
+
+
+def _with_ids(rid: int, gen: int, rows: pa.Table) -> pa.Table:
+    ids = [pa.repeat(pa.scalar(n, pa.int64()), rows.num_rows) for n in (rid, gen)]
+    return pa.table([*ids, *rows.columns], names=["rid", "gen", *rows.column_names])
+
+
+def _inside(rows: pa.Table, identities: dict[int, Identity]) -> list[tuple[Any, ...]]:
+    """Who the runs in these rows are, for the footer."""
+    if "rid" not in rows.column_names:
+        return []
+    found = []
+    for rid in pc.unique(rows["rid"]).to_pylist():
+        if rid in identities:
+            k = identities[rid].key
+            found.append((rid, k.source, k.storage_id, k.entity, k.project, k.run_id))
+    return found
+
+
+__all__ = ["CELL_TABLES", "LogLine", "Writer"]

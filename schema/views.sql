@@ -1,0 +1,62 @@
+-- What users query. Every view shows live rows only and names runs by source, entity, project and run_id.
+-- raw.* are the Parquet tables of tables.sql as they lie on disk, with rows of older versions among them;
+-- raw.<table>_live are the live rows of one of them, under its own columns.
+
+create view raw.live as                -- The live version of every run and of everything it has.
+select rid, gen, source, entity, project, run_id, config_gen, summary_gen, metric_gen, history_gen, system_gen,
+       files_gen, logs_gen, deleted_at
+from raw.runs_live;
+
+create view runs as                    -- One row per run: attributes, config and summary as JSON, how complete it is.
+select * exclude (gen, config_raw, summary_raw, config_gen, summary_gen, metric_gen, history_gen, system_gen,
+                  files_gen, logs_gen)
+from raw.runs_live;
+
+create view runs_raw as                -- The same with the documents as they came over the wire.
+select * from raw.runs_live;
+
+create view config as                  -- One row per node of a run's config: path is a JSON pointer.
+select l.source, l.entity, l.project, l.run_id, c.path, c.type, c.num, c.str, c.rid
+from raw.config c join raw.live l on l.rid = c.rid and l.config_gen = c.gen;
+
+create view summary as                 -- One row per node of a run's summary: path is a JSON pointer.
+select l.source, l.entity, l.project, l.run_id, c.path, c.type, c.num, c.str, c.rid
+from raw.summary c join raw.live l on l.rid = c.rid and l.summary_gen = c.gen;
+
+create view metrics as                 -- One row per key of a run's history: counts by kind, first, last, extremes.
+select l.source, l.entity, l.project, l.run_id, c.* exclude (gen)
+from raw.metric c join raw.live l on l.rid = c.rid and l.metric_gen = c.gen;
+
+create view history as                 -- One row per logged cell. Order a run's rows by row, not by step: steps can repeat.
+select l.source, l.entity, l.project, l.run_id, c.key, c.step, c.row, c.ts, c.v as value,
+       case when c.kind = 'string' then try(json_extract_string(c.j, '$')) else c.j end as text,
+       c.kind, c.path_id, c.j, c.rid
+from raw.history c join raw.live l on l.rid = c.rid and l.history_gen = c.gen;
+
+create view system_metrics as          -- One row per system metric and sample.
+select l.source, l.entity, l.project, l.run_id, c.key, c.step, c.row, c.ts, c.v as value,
+       case when c.kind = 'string' then try(json_extract_string(c.j, '$')) else c.j end as text,
+       c.kind, c.path_id, c.j, c.rid
+from raw.system_metrics c join raw.live l on l.rid = c.rid and l.system_gen = c.gen;
+
+create view files as                   -- One row per file of a run.
+select l.source, l.entity, l.project, l.run_id, c.* exclude (gen)
+from raw.files c join raw.live l on l.rid = c.rid and l.files_gen = c.gen;
+
+create view logs as                    -- One row per console line.
+select l.source, l.entity, l.project, l.run_id, c.* exclude (gen)
+from raw.logs c join raw.live l on l.rid = c.rid and l.logs_gen = c.gen;
+
+create view projects as                -- One row per project.
+select p.* exclude (gen)
+from raw.projects p
+semi join (select source, entity, project, max(gen) as gen from raw.projects group by source, entity, project) m
+  on m.source = p.source and m.entity = p.entity and m.project = p.project and m.gen = p.gen;
+
+create view sync_log as                -- One row per sync that changed something or failed.
+select * from raw.sync_log;
+
+create view quarantine as              -- Runs that keep failing, with their last error.
+select * exclude (n) from (
+  select *, row_number() over (partition by rid, stage order by failed_at desc, attempts desc) as n from raw.quarantine
+) where n = 1 and attempts > 0;
