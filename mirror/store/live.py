@@ -78,7 +78,11 @@ class Spool:
 
     def runs(self) -> dict[int, Run]:
         """rid -> the latest version of every live run."""
-        return {rid: live.run for rid, live in self._runs.items()}
+        return {rid: live.run for rid, live in list(self._runs.items())}
+
+    def run(self, rid: int) -> Run:
+        """The latest version of a live run's documents; KeyError if it is not live."""
+        return self._runs[rid].run
 
     def open(self, rid: int, run: Run, *, drained: dict[SpoolStream, int] | None = None) -> None:
         """Make a run live. `drained` says how many lines of its streams are in segments already."""
@@ -139,10 +143,9 @@ class Spool:
         """Lines of a stream that are in segments."""
         return self._runs[rid].streams[stream].drained
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all live lines."""
-        return sum(s.bytes for live in list(self._runs.values()) for s in live.streams.values())
+    def nbytes(self, rid: int) -> int:
+        """Bytes of a run's live lines."""
+        return sum(s.bytes for s in self._runs[rid].streams.values())
 
     def append(self, rid: int, stream: SpoolStream, first_line: int, lines: Sequence[bytes]) -> int:
         """Append lines (without newlines) that start at number `first_line` of the stream; returns the new count.
