@@ -1,11 +1,11 @@
 """One parser for every way people write down an entity, a project or a run, and for the hosts they live on.
 
-    team                              an entity
-    team/project                      a project
-    team/project/1a2b3c4d             a run; also team/project/runs/1a2b3c4d and team/project:1a2b3c4d
-    project:1a2b3c4d                  a run of the default entity; also project/runs/1a2b3c4d
-    https://wandb.ai/team/project/..  what a browser shows, on wandb.ai, forge.coreweave.com/wandb or a server
-                                      of one's own; the host becomes the base URL
+team                              an entity
+team/project                      a project
+team/project/1a2b3c4d             a run; also team/project/runs/1a2b3c4d and team/project:1a2b3c4d
+project:1a2b3c4d                  a run of the default entity; also project/runs/1a2b3c4d
+https://wandb.ai/team/project/..  what a browser shows, on wandb.ai, forge.coreweave.com/wandb or a server
+                                  of one's own; the host becomes the base URL
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _PROJECT_PAGES = {
     "artifacts", "automations", "groups", "jobs", "launch", "overview", "reports", "reportlist", "runs",
     "settings", "sweeps", "table", "users", "weave", "workspace",
 }  # fmt: skip
-_EXAMPLES = "write `entity`, `entity/project`, `entity/project/run` or a URL such as https://wandb.ai/entity/project"
+_EXAMPLES = (
+    "write `entity`, `entity/project`, `entity/project/run` or a URL such as https://wandb.ai/entity/project"
+)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,9 @@ def api_url(url: str) -> str:
     text = url.strip()
     split = _as_url(text) or _as_url(text + "/")
     if split is None:
-        raise UsageError(f"`{url}` is no http or https URL: write the server's address as https://host or http://host:port")
+        raise UsageError(
+            f"`{url}` is no http or https URL: write the server's address as https://host or http://host:port"
+        )
     if _host(split, url) in _SAAS_HOSTS:
         return DEFAULT_BASE_URL
     return f"{split.scheme.lower()}://{split.netloc.lower()}{split.path.rstrip('/')}"

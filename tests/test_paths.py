@@ -103,7 +103,12 @@ def test_what_is_no_path_is_refused_with_the_next_step(text: str) -> None:
         ("https://forge.coreweave.com/wandb", SAAS, "api.wandb.ai", "https://wandb.ai"),
         ("http://127.0.0.1:8080/", "http://127.0.0.1:8080", "127.0.0.1:8080", "http://127.0.0.1:8080"),
         ("127.0.0.1:8080", "http://127.0.0.1:8080", "127.0.0.1:8080", "http://127.0.0.1:8080"),
-        ("https://W.example.org:443", "https://w.example.org:443", "w.example.org", "https://w.example.org:443"),
+        (
+            "https://W.example.org:443",
+            "https://w.example.org:443",
+            "w.example.org",
+            "https://w.example.org:443",
+        ),
         ("https://api.lab.example", "https://api.lab.example", "api.lab.example", "https://app.lab.example"),
         ("http://h/wandb/", "http://h/wandb", "h/wandb", "http://h/wandb"),
         ("http://[::1]:90", "http://[::1]:90", "[::1]:90", "http://[::1]:90"),

@@ -1,0 +1,157 @@
+"""Runs with their documents: attributes, config, summary, key catalogue and the first page of their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mirror.records import FileEntry, Run, RunKey
+from mirror.wandb.client import Client, Fields, next_cursor, nodes, when
+from mirror.wandb.listing import LIGHT, fingerprint, key_of
+from mirror.wandb.transport import NORMAL, Patience
+
+HEAVY = ("user { name username }", "config", "summaryMetrics", "systemMetrics", "historyKeys")
+FILES_AT_FIRST = 50
+FILES_PER_PAGE = 1000
+
+_FILE = ("id", "name", "url", "directUrl", "sizeBytes", "mimetype", "updatedAt", "md5")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a run. `download_urls` are for fetching now: signed ones expire."""
+
+    files: tuple[FileEntry, ...]
+    download_urls: dict[str, str]
+    next_page: str | None
+
+
+@dataclass(frozen=True)
+class RunDocuments:
+    run: Run
+    fingerprint: str
+    manifest: Manifest
+
+
+def fetch_documents(
+    client: Client, entity: str, project: str, run_ids: Sequence[str], *, patience: Patience = NORMAL
+) -> tuple[list[RunDocuments | None], int]:
+    """These runs, None for those that are gone, and the size of the answer in bytes. One request."""
+
+    def build(f: Fields) -> str:
+        declared = "".join(f", $n{i}: String!" for i in range(len(run_ids)))
+        asked = " ".join(f"r{i}: run(name: $n{i}) {{ ...documents }}" for i in range(len(run_ids)))
+        files = f"files(first: {FILES_AT_FIRST}) {_files(f)}"
+        return (
+            f"query RunDocuments($entity: String!, $project: String!{declared}) {{"
+            f" project(name: $project, entityName: $entity) {{ name entityName {asked} }} }}"
+            f" fragment documents on Run {{ id name {f.of('Run', (*LIGHT, *HEAVY, files))} }}"
+        )
+
+    names = {f"n{i}": run_id for i, run_id in enumerate(run_ids)}
+    data, size = client.ask(build, {"entity": entity, "project": project, **names}, patience=patience)
+    shown = data.get("project") or {}
+    found: list[RunDocuments | None] = []
+    for i in range(len(run_ids)):
+        node = shown.get(f"r{i}")
+        if not isinstance(node, dict):
+            found.append(None)
+            continue
+        key = key_of(client.project_of(shown, entity), node)
+        found.append(RunDocuments(_run(client, key, node), fingerprint(node), _manifest(node.get("files"))))
+    return found, size
+
+
+def fetch_files(client: Client, key: RunKey, first: Manifest) -> Manifest:
+    """The whole manifest of a run, from its first page on."""
+
+    def build(f: Fields) -> str:
+        return (
+            "query RunFiles("
+            "$entity: String!, $project: String!, $name: String!, $after: String, $first: Int!)"
+            " { project(name: $project, entityName: $entity) { run(name: $name) {"
+            f" files(first: $first, after: $after) {_files(f)} }} }} }}"
+        )
+
+    files, urls = list(first.files), dict(first.download_urls)
+    after, cursors = first.next_page, set[str]()
+    while after is not None and after not in cursors:
+        cursors.add(after)
+        variables = {
+            "entity": key.entity, "project": key.project, "name": key.run_id, "after": after,
+            "first": FILES_PER_PAGE,
+        }  # fmt: skip
+        data, _ = client.ask(build, variables)
+        page = _manifest(((data.get("project") or {}).get("run") or {}).get("files"))
+        files += page.files
+        urls |= page.download_urls
+        after = page.next_page
+    unique = {f.name: f for f in files}
+    return Manifest(tuple(unique.values()), urls, None)
+
+
+def _files(f: Fields) -> str:
+    return f"{{ edges {{ cursor node {{ {f.of('File', _FILE)} }} }} pageInfo {{ endCursor hasNextPage }} }}"
+
+
+def _manifest(connection: Any) -> Manifest:
+    named = [node for node in nodes(connection) if node.get("name")]
+    urls = {node["name"]: node.get("directUrl") or node.get("url") or "" for node in named}
+    return Manifest(tuple(_file(node) for node in named), urls, next_cursor(connection))
+
+
+def _file(node: dict[str, Any]) -> FileEntry:
+    size = node.get("sizeBytes")  # an Int64, which some servers write as a string
+    return FileEntry(
+        name=node["name"],
+        size=int(size) if isinstance(size, int) or (isinstance(size, str) and size.isdigit()) else None,
+        md5=node.get("md5"),
+        mimetype=node.get("mimetype"),
+        updated_at=when(node.get("updatedAt")),
+        storage_id=node.get("id"),
+        url=node.get("url"),
+    )
+
+
+def _run(client: Client, key: RunKey, node: dict[str, Any]) -> Run:
+    user = node.get("user") or {}
+    return Run(
+        key=key,
+        name=node.get("displayName"),
+        state=node.get("state"),
+        tags=tuple(t for t in node.get("tags") or () if isinstance(t, str)),
+        group=node.get("group") or None,
+        job_type=node.get("jobType") or None,
+        notes=node.get("notes"),
+        description=node.get("description"),
+        user_name=user.get("name"),
+        username=user.get("username"),
+        created_at=when(node.get("createdAt")),
+        heartbeat_at=when(node.get("heartbeatAt")),
+        updated_at=when(node.get("updatedAt")),
+        commit=node.get("commit"),
+        host=node.get("host"),
+        sweep=node.get("sweepName") or None,
+        url=f"{client.pages}/{key.entity}/{key.project}/runs/{key.run_id}",
+        config=_text(node.get("config")),
+        summary=_text(node.get("summaryMetrics")),
+        system_summary=_text(node.get("systemMetrics")),
+        history_keys=_text(node.get("historyKeys")),
+        history_line_count=node.get("historyLineCount"),
+        events_line_count=node.get("eventsLineCount"),
+        log_line_count=node.get("logLineCount"),
+    )
+
+
+def _text(value: Any) -> str | None:
+    """JSON text as it came; JSON that the server decoded (historyKeys) becomes text again."""
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return json.dumps(value)

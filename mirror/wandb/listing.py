@@ -1,0 +1,172 @@
+"""All runs of a project by their light fields: what a plan is made from.
+
+Traps of the real listing (PROTOCOL 2.3): pages may be empty without being the last, runs were seen twice and
+not at all while big projects were paged, a cursor may stand still, heavy pages time out. So: ascending order
+of creation, halved pages on trouble, de-duplication by storage id, a second pass in the opposite order when
+fewer runs came than `runCount` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mirror.errors import TransientSourceError
+from mirror.records import Project, RunKey
+from mirror.wandb.client import Client, Fields, next_cursor, nodes
+from mirror.wandb.transport import BRIEF, NORMAL, RefusedQuery
+
+PAGE_SIZE = 1000
+"""The largest page W&B serves (its knowledge base: "how do I paginate")."""
+SMALLEST_PAGE = 20
+
+LIGHT = (
+    "displayName", "state", "tags", "group", "jobType", "notes", "description", "sweepName", "createdAt",
+    "heartbeatAt", "updatedAt", "historyLineCount", "eventsLineCount", "logLineCount", "commit", "host",
+)  # fmt: skip
+"""Fields of Run that are cheap to list and together show whether a run has changed."""
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run as the listing shows it. `fingerprint` changes when any light field does."""
+
+    key: RunKey
+    fingerprint: str
+    history_lines: int | None
+    events_lines: int | None
+    state: str | None
+
+
+@dataclass(frozen=True)
+class RunListing:
+    """`project` is None if it does not exist or is closed to the key. `complete` is true if as many runs
+    came as the server says there are, which `note` explains otherwise."""
+
+    project: Project | None
+    runs: Sequence[ListedRun] = ()
+    complete: bool = False
+    note: str | None = None
+
+
+def fingerprint(node: dict[str, Any]) -> str:
+    """What the light fields of a run say, in 16 characters."""
+    light = orjson.dumps([node.get(name) for name in LIGHT], default=str)
+    return hashlib.blake2b(light, digest_size=8).hexdigest()
+
+
+def key_of(project: Project, node: dict[str, Any]) -> RunKey:
+    """Who a run is; entity and project as the server spells them, not as they were asked for."""
+    return RunKey(project.source, str(node["id"]), project.entity, project.name, str(node["name"]))
+
+
+def _listed(project: Project, node: dict[str, Any]) -> ListedRun:
+    return ListedRun(
+        key=key_of(project, node),
+        fingerprint=fingerprint(node),
+        history_lines=node.get("historyLineCount"),
+        events_lines=node.get("eventsLineCount"),
+        state=node.get("state"),
+    )
+
+
+_PROJECT = ("id", "name", "entityName", "description", "createdAt", "readOnly", "runCount")
+
+
+def list_runs(
+    client: Client,
+    entity: str,
+    project: str,
+    *,
+    page_size: int = PAGE_SIZE,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> RunListing:
+    """Every run of a project. `progress` hears how many runs came and how many there are."""
+    found: dict[str, ListedRun] = {}
+    first = _one_pass(client, entity, project, "+created_at", page_size, found, progress)
+    if first.project is None:
+        return first
+    count = first.project.run_count
+    note = first.note
+    if count is not None and len(found) < count:
+        second = _one_pass(client, entity, project, "-created_at", page_size, found, progress)
+        if second.project is not None:
+            count, note = second.project.run_count, second.note
+    if count is not None and len(found) != count:
+        note = f"the listing shows {len(found)} runs, the server counts {count}"
+    complete = count is not None and len(found) == count and note is None
+    return RunListing(first.project, list(found.values()), complete, note)
+
+
+def _one_pass(
+    client: Client,
+    entity: str,
+    project: str,
+    order: str,
+    page_size: int,
+    found: dict[str, ListedRun],
+    progress: Callable[[int, int | None], None],
+) -> RunListing:
+    """Page through the runs once and add them to `found`; the result carries project and note only."""
+
+    def build(f: Fields) -> str:
+        return (
+            "query Runs($entity: String!, $project: String!, $first: Int!, $after: String, $order: String) {"
+            f" project(name: $project, entityName: $entity) {{ {f.of('Project', _PROJECT)}"
+            " runs(first: $first, after: $after, order: $order) { edges { cursor"
+            f" node {{ id name {f.of('Run', LIGHT)} }} }} pageInfo {{ endCursor hasNextPage }} }} }} }}"
+        )
+
+    variables: dict[str, Any] = {"entity": entity, "project": project, "after": None, "order": order}
+    cursors: set[str] = set()
+    while True:
+        patience = BRIEF if page_size > SMALLEST_PAGE else NORMAL
+        try:
+            data, _ = client.ask(build, {**variables, "first": page_size}, patience=patience)
+        except (TransientSourceError, RefusedQuery):
+            if page_size <= SMALLEST_PAGE:
+                raise
+            client.probe()
+            page_size = max(page_size // 2, SMALLEST_PAGE)
+            continue
+        node = data.get("project")
+        if not isinstance(node, dict):
+            return RunListing(None)
+        shown = client.project_of(node, entity)
+        for run in nodes(node.get("runs")):
+            found[str(run["id"])] = _listed(shown, run)
+        progress(len(found), shown.run_count)
+        info = (node.get("runs") or {}).get("pageInfo") or {}
+        cursor = next_cursor(node.get("runs"))
+        if not info.get("hasNextPage"):
+            return RunListing(shown)
+        if cursor is None or cursor in cursors:
+            return RunListing(shown, note="the server's cursor does not advance: the listing was cut off")
+        cursors.add(cursor)
+        variables["after"] = cursor
+
+
+def find_runs(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> RunListing:
+    """These runs of a project only; runs that do not exist are missing from the result."""
+
+    def build(f: Fields) -> str:
+        light = f.of("Run", LIGHT)
+        declared = "".join(f", $n{i}: String!" for i in range(len(run_ids)))
+        asked = " ".join(f"r{i}: run(name: $n{i}) {{ id name {light} }}" for i in range(len(run_ids)))
+        return (
+            f"query RunsByName($entity: String!, $project: String!{declared}) {{"
+            f" project(name: $project, entityName: $entity) {{ {f.of('Project', _PROJECT)} {asked} }} }}"
+        )
+
+    names = {f"n{i}": run_id for i, run_id in enumerate(run_ids)}
+    data, _ = client.ask(build, {"entity": entity, "project": project, **names})
+    node = data.get("project")
+    if not isinstance(node, dict):
+        return RunListing(None)
+    shown = client.project_of(node, entity)
+    asked = (node.get(f"r{i}") for i in range(len(run_ids)))
+    return RunListing(shown, [_listed(shown, run) for run in asked if isinstance(run, dict)])
