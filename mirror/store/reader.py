@@ -91,7 +91,8 @@ class Reader:
         """A database of its own, for callers that change settings."""
         import duckdb
 
-        db = duckdb.connect(":memory:", config={"TimeZone": "UTC"})
+        db = duckdb.connect(":memory:")
+        db.execute("set global TimeZone = 'UTC'")
         try:
             if self._tail_tables:
                 db.execute("create schema tail")

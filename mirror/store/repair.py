@@ -225,7 +225,7 @@ def _last_rows(layout: Layout, files: list[FileRow], rows: dict[int, dict[str, A
         wanted = [(rid, r[f"{stream}_gen"], r[f"{stream}_rows"] - 1) for rid, r in rows.items() if r[f"{stream}_rows"]]
         if not paths or not wanted:
             continue
-        with duckdb.connect(config={"TimeZone": "UTC"}) as db:
+        with duckdb.connect() as db:
             db.execute("create table wanted (rid bigint, gen bigint, row bigint)")
             db.executemany("insert into wanted values (?, ?, ?)", wanted)
             cells = db.execute(
