@@ -226,6 +226,7 @@ def _last_rows(layout: Layout, files: list[FileRow], rows: dict[int, dict[str, A
         if not paths or not wanted:
             continue
         with duckdb.connect() as db:
+            db.execute("set TimeZone = 'UTC'")
             db.execute("create table wanted (rid bigint, gen bigint, row bigint)")
             db.executemany("insert into wanted values (?, ?, ?)", wanted)
             cells = db.execute(
