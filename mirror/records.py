@@ -83,6 +83,28 @@ class Run:
 
 
 @dataclass(frozen=True)
+class ListedRun:
+    """A run as a cheap listing shows it. `fingerprint` changes when anything the listing shows does."""
+
+    key: RunKey
+    fingerprint: str
+    history_lines: int | None = None
+    events_lines: int | None = None
+    state: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The runs of a project. `project` is None if it does not exist or is closed to the key. `complete` is
+    True if the source counts exactly as many runs as came; `note` says why not."""
+
+    project: Project | None
+    runs: Sequence[ListedRun] = ()
+    complete: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class Fetched:
     """What became of one stream of one run: the road taken, what was asked for, what came, what the
     source says exists. `complete` is the invariant (rows held = rows the source says it has);

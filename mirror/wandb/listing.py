@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from mirror.errors import TransientSourceError
-from mirror.records import Project, RunKey
+from mirror.records import ListedRun, Listing, Project, RunKey
 from mirror.wandb.client import Client, Fields, next_cursor, nodes
 from mirror.wandb.transport import BRIEF, NORMAL, RefusedQuery
 
@@ -29,28 +28,6 @@ LIGHT = (
     "heartbeatAt", "updatedAt", "historyLineCount", "eventsLineCount", "logLineCount", "commit", "host",
 )  # fmt: skip
 """Fields of Run that are cheap to list and together show whether a run has changed."""
-
-
-@dataclass(frozen=True)
-class ListedRun:
-    """A run as the listing shows it. `fingerprint` changes when any light field does."""
-
-    key: RunKey
-    fingerprint: str
-    history_lines: int | None
-    events_lines: int | None
-    state: str | None
-
-
-@dataclass(frozen=True)
-class RunListing:
-    """`project` is None if it does not exist or is closed to the key. `complete` is true if as many runs
-    came as the server says there are, which `note` explains otherwise."""
-
-    project: Project | None
-    runs: Sequence[ListedRun] = ()
-    complete: bool = False
-    note: str | None = None
 
 
 def fingerprint(node: dict[str, Any]) -> str:
@@ -84,7 +61,7 @@ def list_runs(
     *,
     page_size: int = PAGE_SIZE,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
-) -> RunListing:
+) -> Listing:
     """Every run of a project. `progress` hears how many runs came and how many there are."""
     found: dict[str, ListedRun] = {}
     first = _one_pass(client, entity, project, "+created_at", page_size, found, progress)
@@ -99,7 +76,7 @@ def list_runs(
     if count is not None and len(found) != count:
         note = f"the listing shows {len(found)} runs, the server counts {count}"
     complete = count is not None and len(found) == count and note is None
-    return RunListing(first.project, list(found.values()), complete, note)
+    return Listing(first.project, list(found.values()), complete, note)
 
 
 def _one_pass(
@@ -110,7 +87,7 @@ def _one_pass(
     page_size: int,
     found: dict[str, ListedRun],
     progress: Callable[[int, int | None], None],
-) -> RunListing:
+) -> Listing:
     """Page through the runs once and add them to `found`; the result carries project and note only."""
 
     def build(f: Fields) -> str:
@@ -135,7 +112,7 @@ def _one_pass(
             continue
         node = data.get("project")
         if not isinstance(node, dict):
-            return RunListing(None)
+            return Listing(None)
         shown = client.project_of(node, entity)
         for run in nodes(node.get("runs")):
             found[str(run["id"])] = _listed(shown, run)
@@ -143,14 +120,14 @@ def _one_pass(
         info = (node.get("runs") or {}).get("pageInfo") or {}
         cursor = next_cursor(node.get("runs"))
         if not info.get("hasNextPage"):
-            return RunListing(shown)
+            return Listing(shown)
         if cursor is None or cursor in cursors:
-            return RunListing(shown, note="the server's cursor does not advance: the listing was cut off")
+            return Listing(shown, note="the server's cursor does not advance: the listing was cut off")
         cursors.add(cursor)
         variables["after"] = cursor
 
 
-def find_runs(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> RunListing:
+def find_runs(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> Listing:
     """These runs of a project only; runs that do not exist are missing from the result."""
 
     def build(f: Fields) -> str:
@@ -166,7 +143,7 @@ def find_runs(client: Client, entity: str, project: str, run_ids: Sequence[str])
     data, _ = client.ask(build, {"entity": entity, "project": project, **names})
     node = data.get("project")
     if not isinstance(node, dict):
-        return RunListing(None)
+        return Listing(None)
     shown = client.project_of(node, entity)
     asked = (node.get(f"r{i}") for i in range(len(run_ids)))
-    return RunListing(shown, [_listed(shown, run) for run in asked if isinstance(run, dict)])
+    return Listing(shown, [_listed(shown, run) for run in asked if isinstance(run, dict)])

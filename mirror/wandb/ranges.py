@@ -124,8 +124,9 @@ class Scan:
 
     def shrink(self) -> bool:
         """After a failure: smaller pages from now on. False if they are as small as can be."""
-        if self.page <= 1:
+        held = self.page if self.remaining is None else min(self.page, self.remaining)
+        if held <= 1:
             return False
-        self.page = max(1, self.page // 4)
+        self.page = max(1, held // 4)
         self._narrowed = None
         return True

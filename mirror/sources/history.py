@@ -1,0 +1,226 @@
+"""How one run's history is read from a W&B server, so that what is held equals what the server has.
+
+The number that decides is `historyLineCount`: as many rows must be held in the end as the server says it has.
+Rows held already are kept if the last of them is still there and the rest adds up; otherwise the history is
+read anew. If ranges of steps do not add up, two other roads are tried before the run is called incomplete:
+the history without a range, and a walk over the steps in ranges as narrow as the SDK's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TypeAlias
+
+from mirror.records import Fetched, Run
+from mirror.sources.protocol import HistoryRead, Restart, Rows, Step, Trouble, Wanted
+from mirror.wandb.catalogue import KeyCatalogue
+from mirror.wandb.ranges import END, SPARE_ROWS, Range, Scan
+from mirror.wandb.rows import RowsAnswer, step_of
+
+PAGE_BYTES = 8 << 20
+"""Pages are sized to hold about as much, so that memory stays flat whatever the rows are."""
+_ROW_BYTES = 400
+"""What a row is taken for until one was seen."""
+_WALK_WIDTH = 1000
+_WALK_PAGES = 200
+"""The SDK scans 1,000 steps at a time; up to that many pages we can afford the same."""
+
+Unranged: TypeAlias = int
+"""The whole history, that many samples at most."""
+_Flow: TypeAlias = Generator["Scan | Unranged", tuple[Range | None, RowsAnswer], bool]
+
+
+class HistoryReader:
+    """Reads one history. `question` says what to ask next (None: done), `answer` takes the reply; what was
+    read gathers in `steps`. `page_rows` bounds the rows of a page."""
+
+    def __init__(self, wanted: Wanted, run: Run, page_rows: int, steps: list[Step]) -> None:
+        self.key = run.key
+        self.steps = steps
+        self.row_bytes: float = _ROW_BYTES
+        self._held = wanted.history
+        self._said = run.history_line_count
+        self._now = self._said
+        self._catalogue = KeyCatalogue(run.history_keys)
+        self.row_bytes = self._catalogue.row_bytes(self._said) or _ROW_BYTES
+        self._most = page_rows
+        self._total = 0
+        self._flow = self._read()
+        self._question: Scan | Unranged | None = None
+        self._advance(None)
+
+    # -- asked from outside -------------------------------------------------------------------------------
+
+    def question(self, limit: int | None = None) -> Range | Unranged | None:
+        """What to ask next: a range of about `limit` rows at most, or an unranged history. None when done."""
+        question = self._question
+        return question.next(limit) if isinstance(question, Scan) else question
+
+    @property
+    def expected(self) -> int:
+        """About how many rows the next answer will hold."""
+        question = self._question
+        if isinstance(question, Scan):
+            left = question.remaining
+            return question.page if left is None else min(left, question.page)
+        return question or 0
+
+    def answer(self, asked: Range | Unranged, answer: RowsAnswer) -> None:
+        if answer.history_lines is not None:
+            self._now = answer.history_lines
+        self._advance((asked if isinstance(asked, Range) else None, answer))
+
+    def shrink(self) -> bool:
+        """Ask for less at once from now on; False if that is not possible."""
+        if not isinstance(self._question, Scan) or not self._question.shrink():
+            return False
+        self._most = self._question.page
+        return True
+
+    def fail(self, error: str) -> None:
+        """Give up. What was read so far stays held and is gone on with the next time."""
+        self._question = None
+        self.steps.append(Trouble(self.key, "history", error))
+
+    def _advance(self, reply: tuple[Range | None, RowsAnswer] | None) -> None:
+        try:
+            self._question = next(self._flow) if reply is None else self._flow.send(reply)
+        except StopIteration:
+            self._question = None
+
+    # -- the roads ----------------------------------------------------------------------------------------
+
+    def _read(self) -> Generator[Scan | Unranged, tuple[Range | None, RowsAnswer], None]:
+        if self._held.rows and (yield from self._tail()):
+            return self._done("rows")
+        if self._held.rows:
+            self._restart()
+        if (yield from self._whole()):
+            return self._done("rows")
+        said = self._said or 0
+        if said <= self._page(self.row_bytes):
+            if (yield from self._unranged()):
+                return self._done("rows, unranged")
+        elif self._catalogue.last_step is not None and self._catalogue.last_step < _WALK_WIDTH * _WALK_PAGES:
+            self._restart()
+            if (yield from self._walk()):
+                return self._done("rows, walked")
+        return self._incomplete()
+
+    def _tail(self) -> _Flow:
+        """Go on after the last row held; False if it is not there any more or the count does not add up."""
+        lo, held = self._held.last_step, self._held.rows
+        if lo is None or (self._said is not None and self._said < held):
+            return False
+        self._total = held
+        expected = None if self._said is None else self._said - held + 1
+        first = True
+
+        def take(rows: list[str]) -> list[str] | None:
+            nonlocal first
+            if not first:
+                return rows
+            first = False
+            seam = self._seam(rows, lo)
+            return None if seam is None else rows[seam:]
+
+        return (yield from self._scan(lo, expected, take))
+
+    def _seam(self, rows: list[str], lo: int) -> int | None:
+        """Where the new rows begin in the first page of a tail: after the last row held.
+
+        Rows may be equal to the last bit (a run logged twice); then the count decides which one is meant.
+        """
+        found = []
+        for i, row in enumerate(rows):
+            if self._held.is_last(row):
+                found.append(i + 1)
+            elif found and (step_of(row) or 0) > lo:
+                break  # rows come by step: the last one held is not repeated further on
+        if not found:
+            return None
+        fits = [i for i in found if self._said is None or self._held.rows + len(rows) - i == self._said]
+        return (fits or found)[0]
+
+    def _whole(self) -> _Flow:
+        self._total = 0
+        if self._said == 0:
+            return True
+        return (yield from self._scan(0, self._said, lambda rows: rows))
+
+    def _scan(self, lo: int, expected: int | None, take: Callable[[list[str]], list[str] | None]) -> _Flow:
+        """Read from step `lo` to the end; beyond the last step the catalogue knows if rows are missing."""
+        last = self._catalogue.last_step
+        end = END if last is None else max(last, lo) + 1
+        while True:
+            scan = Scan(lo, end, expected, self._page(self.row_bytes), step_of)
+            if not (yield from self._pages(scan, take)):
+                return False
+            if self._adds_up or end == END or self._said is None or self._total > self._said:
+                return self._adds_up
+            lo, end, expected = end, END, self._said - self._total
+
+    def _pages(self, scan: Scan, take: Callable[[list[str]], list[str] | None]) -> _Flow:
+        while not scan.done:
+            asked, answer = yield scan
+            if asked is None or not scan.accept(asked, answer.rows):
+                continue
+            if answer.rows:
+                self.row_bytes = max(1.0, answer.nbytes / len(answer.rows))
+                scan.page = self._page(self.row_bytes)
+            rows = take(answer.rows)
+            if rows is None:
+                return False
+            self._emit(rows, paged=scan.pages > 1 or not scan.done)
+        return True
+
+    def _unranged(self) -> _Flow:
+        """Without a range, rows without a step come too; all of them if `samples` exceeds their number."""
+        samples = (self._said or 0) + SPARE_ROWS
+        _, answer = yield samples
+        if len(answer.rows) <= self._total or len(answer.rows) >= samples:
+            return False
+        self._restart()
+        self._emit(answer.rows, paged=False)
+        return self._adds_up
+
+    def _walk(self) -> _Flow:
+        for lo in range(0, (self._catalogue.last_step or 0) + 1, _WALK_WIDTH):
+            scan = Scan(lo, lo + _WALK_WIDTH, None, _WALK_WIDTH, step_of)
+            yield from self._pages(scan, lambda rows: rows)
+        return self._adds_up
+
+    # -- what came ----------------------------------------------------------------------------------------
+
+    def _page(self, row_bytes: float) -> int:
+        return max(1, min(self._most, int(PAGE_BYTES / row_bytes)))
+
+    def _emit(self, rows: list[str], *, paged: bool) -> None:
+        self._total += len(rows)
+        if rows:
+            self.steps.append(Rows(self.key, rows, paged, self._catalogue.string_is_nonfinite))
+
+    def _restart(self) -> None:
+        self._total = 0
+        self.steps.append(Restart(self.key))
+
+    @property
+    def _adds_up(self) -> bool:
+        """As many rows as the server said, or, if it got more meanwhile, no more than it says now."""
+        if self._said is None:
+            return True
+        return self._said <= self._total <= max(self._said, self._now or 0)
+
+    def _done(self, road: str) -> None:
+        total = self._total if self._said is not None else None
+        note = None if self._said is not None else "the server does not say how many rows there are"
+        fetched = Fetched("history", road, got=self._total, total=total, complete=True, note=note)
+        self.steps.append(HistoryRead(self.key, fetched))
+
+    def _incomplete(self) -> None:
+        note = f"{self._total} rows came, the server says it has {self._now}"
+        if not (self._held.pending or self._held.rows > self._total):
+            # Else what is visible is better than what came: it stays.
+            fetched = Fetched("history", "rows", got=self._total, total=self._now, complete=False, note=note)
+            self.steps.append(HistoryRead(self.key, fetched))
+        self.steps.append(Trouble(self.key, "history", f"incomplete: {note}"))

@@ -1,0 +1,150 @@
+"""What a source of runs is, and the steps in which it hands over what it read.
+
+A source lists what there is; `fetch` then yields, for runs that are wanted, steps that go into the store in
+the order they come. The steps of one run are in order, those of different runs may be mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from mirror.records import Fetched, FileEntry, ListedRun, Listing, Project, Run, RunKey
+
+
+def _never(row: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the store holds of a stream of a run. `pending` rows are not visible yet: a fetch was interrupted.
+    `is_last(row)` tells whether a row equals the last one held."""
+
+    rows: int = 0
+    last_step: int | None = None
+    pending: bool = False
+    is_last: Callable[[str], bool] = field(default=_never, compare=False)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run to fetch. `memo` is what the source noted when the run was last fetched (see `Finished`)."""
+
+    listed: ListedRun
+    history: Held = Held()
+    system: Held = Held()
+    memo: str | None = None
+
+    @property
+    def key(self) -> RunKey:
+        return self.listed.key
+
+    @property
+    def new_rows(self) -> int:
+        """About how many rows there are to read, for sharing out work and for progress."""
+        lines = self.listed.history_lines
+        return max(0, lines - self.history.rows) if lines is not None else 1000
+
+
+@dataclass(frozen=True)
+class Document:
+    """A run's attributes and documents. A run without `metadata` keeps the one that is held."""
+
+    run: Run
+
+    @property
+    def key(self) -> RunKey:
+        return self.run.key
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All files of a run."""
+
+    key: RunKey
+    files: Sequence[FileEntry]
+
+
+@dataclass(frozen=True)
+class Restart:
+    """The rows that follow make a new generation of the history: what is held is not their beginning."""
+
+    key: RunKey
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Logged rows of the history, as JSON texts. `paged` if the source gave them out by ranges of steps, so
+    that their order is by step and only then as logged. `string_is_nonfinite` is for `cells.decode`."""
+
+    key: RunKey
+    rows: Sequence[str]
+    paged: bool = False
+    string_is_nonfinite: Callable[[str], bool] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class HistoryRead:
+    """The history was read to its end."""
+
+    key: RunKey
+    fetched: Fetched
+
+
+@dataclass(frozen=True)
+class SystemMetrics:
+    """System metrics: everything the source gave out, which is everything it has if `fetched.complete`."""
+
+    key: RunKey
+    rows: Sequence[str]
+    fetched: Fetched
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A part of a run could not be read (`stage`: documents, files, history, system)."""
+
+    key: RunKey
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Nothing more comes of this run. `fingerprint` is what a listing would say of the run as it was read;
+    `memo` is handed back with the next `Wanted`. `gone` if the run vanished after it was listed."""
+
+    key: RunKey
+    fingerprint: str | None = None
+    memo: str = ""
+    gone: bool = False
+
+
+Step: TypeAlias = Document | Manifest | Restart | Rows | HistoryRead | SystemMetrics | Trouble | Finished
+
+
+class Source(Protocol):
+    """A place runs are mirrored from. `name` is its canonical name, as it stands in the mirror."""
+
+    @property
+    def name(self) -> str: ...
+
+    def projects(self, entity: str) -> Iterable[Project]:
+        """The projects of an entity that one may see."""
+        ...
+
+    def listing(
+        self,
+        entity: str,
+        project: str,
+        run_ids: Sequence[str] | None = None,
+        progress: Callable[[int, int | None], None] = ...,
+    ) -> Listing:
+        """The runs of a project, all or those named."""
+        ...
+
+    def fetch(self, wanted: Sequence[Wanted]) -> Iterator[Step]:
+        """Read these runs, all of one project. Called from several threads at once."""
+        ...

@@ -1,0 +1,111 @@
+"""One run on its way: its documents are there, its history and system metrics are read side by side."""
+
+from __future__ import annotations
+
+from mirror.errors import SourceError
+from mirror.records import Fetched, Run
+from mirror.sources.history import HistoryReader
+from mirror.sources.protocol import Finished, Step, SystemMetrics, Trouble, Wanted
+from mirror.wandb.documents import Manifest, RunDocuments
+from mirror.wandb.ranges import SPARE_ROWS, Range
+from mirror.wandb.rows import RowsAnswer, RowsAsk
+
+_EVENT_BYTES = 700
+"""What a row of system metrics is taken for."""
+
+
+class RunReader:
+    """`ask` says what to ask of the server next (None: nothing), `answer` takes the reply; `take_steps` hands
+    over what came, `finish` the rest. `manifest` and `memo` are set by whoever reads the files."""
+
+    def __init__(self, wanted: Wanted, documents: RunDocuments, page_rows: int) -> None:
+        self.wanted = wanted
+        self.documents = documents
+        self.manifest: Manifest | None = None
+        self.memo = ""
+        self._steps: list[Step] = []
+        self._history = HistoryReader(wanted, self.run, page_rows, self._steps)
+        self._events = self._events_wanted()
+        self._one_at_a_time = False
+        self._gone = False
+
+    @property
+    def run(self) -> Run:
+        return self.documents.run
+
+    def trouble(self, stage: str, error: SourceError | str) -> None:
+        self._steps.append(Trouble(self.run.key, stage, str(error)))
+
+    def _events_wanted(self) -> int | None:
+        """How many samples of system metrics to ask for: more than there are. None if all are held."""
+        lines = self.run.events_line_count
+        if lines == self.wanted.system.rows:
+            return None
+        return 100_000 if lines is None else lines + lines // 10 + SPARE_ROWS
+
+    # -- asking -------------------------------------------------------------------------------------------
+
+    def ask(self, limit: int) -> RowsAsk | None:
+        """What to ask next, of about `limit` rows at most; None if there is nothing left."""
+        question = None if self._gone else self._history.question(limit)
+        events = None if self._gone or (self._one_at_a_time and question is not None) else self._events
+        if question is None and events is None:
+            return None
+        weight = self._history.expected + (self.run.events_line_count or 0 if events else 0)
+        range_, samples = (question, None) if isinstance(question, Range) else (None, question)
+        return RowsAsk(self.run.key.run_id, range_, samples, events, weight)
+
+    @property
+    def expected_bytes(self) -> int:
+        """About how long the next answer will be."""
+        events = _EVENT_BYTES * (self.run.events_line_count or 0) if self._events else 0
+        return int(self._history.expected * self._history.row_bytes) + events
+
+    def answer(self, ask: RowsAsk, answer: RowsAnswer | SourceError | None) -> None:
+        if answer is None:
+            self._gone = True
+        elif isinstance(answer, SourceError):
+            self._failed(ask, answer)
+        else:
+            if ask.events is not None:
+                self._take_events(ask.events, answer)
+            question = ask.range if ask.range is not None else ask.samples
+            if question is not None:
+                self._history.answer(question, answer)
+
+    def _failed(self, ask: RowsAsk, error: SourceError) -> None:
+        asked_history = ask.range is not None or ask.samples is not None
+        if asked_history and ask.events is not None:
+            self._one_at_a_time = True  # which of both is it?
+        elif not asked_history:
+            self._events = None
+            self.trouble("system", error)
+        elif not self._history.shrink():
+            self._history.fail(str(error))
+
+    def _take_events(self, asked: int, answer: RowsAnswer) -> None:
+        got, now = len(answer.events), answer.events_lines
+        if got >= asked and (now is None or now > got):
+            self._events = 2 * asked
+            return
+        self._events = None
+        said = self.run.events_line_count
+        if not got and not now and not self.wanted.system.rows:
+            return
+        # A run that goes on may have got more between the two numbers.
+        complete = said is None or said <= got <= max(said, now or 0)
+        total = got if complete and said is not None else now
+        fetched = Fetched("system", "events", asked, got, total, complete, sampled=not complete)
+        self._steps.append(SystemMetrics(self.run.key, answer.events, fetched))
+
+    # -- handing over -------------------------------------------------------------------------------------
+
+    def take_steps(self) -> list[Step]:
+        taken = list(self._steps)
+        self._steps.clear()
+        return taken
+
+    def finish(self) -> list[Step]:
+        if self._gone:
+            return [*self.take_steps(), Finished(self.run.key, gone=True)]
+        return [*self.take_steps(), Finished(self.run.key, self.documents.fingerprint, self.memo)]
