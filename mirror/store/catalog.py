@@ -335,20 +335,20 @@ class Catalog:
 
     def project(self, source: str, entity: str, name: str) -> tuple[int, str]:
         row = self.db.execute(
-            "select gen, digest from projects where source = ? and entity = ? and name = ?", [source, entity, name]
+            "select gen, digest from projects where source = ? and entity = ? and project = ?", [source, entity, name]
         ).fetchone()
         return (row[0], row[1]) if row else (0, "")
 
     def save_project(self, source: str, entity: str, name: str, gen: int, digest: str) -> None:
         self.db.execute(
-            "insert into projects (source, entity, name, gen, digest) values (?,?,?,?,?) "
-            "on conflict (source, entity, name) do update set gen = excluded.gen, digest = excluded.digest",
+            "insert into projects (source, entity, project, gen, digest) values (?,?,?,?,?) "
+            "on conflict (source, entity, project) do update set gen = excluded.gen, digest = excluded.digest",
             [source, entity, name, gen, digest],
         )
 
     def checked_project(self, source: str, entity: str, name: str, at: datetime, outcome: str, message: str | None) -> None:
         self.db.execute(
-            "insert into projects values (?,?,?,0,'',?,?,?) on conflict (source, entity, name) do update set "
+            "insert into projects values (?,?,?,0,'',?,?,?) on conflict (source, entity, project) do update set "
             "checked_at = excluded.checked_at, outcome = excluded.outcome, message = excluded.message",
             [source, entity, name, iso(at), outcome, message],
         )

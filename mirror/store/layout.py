@@ -37,6 +37,9 @@ class Layout:
             )
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"`{self.root}` is a file, not a mirror: name a folder with --mirror (or MIRROR_ROOT)")
+        self.make_folders()
+
+    def make_folders(self) -> None:
         self.root.mkdir(parents=True, mode=0o700, exist_ok=True)
         for folder in (self.data, self.live, self.leases, self.sessions):
             folder.mkdir(exist_ok=True)

@@ -106,7 +106,7 @@ def _rebuild(layout: Layout) -> None:
         if "newer release" in str(e):
             raise
         content = None
-    layout.make()
+    layout.make_folders()
     files = _listed(content) if content else _found(layout)
     catalog = Catalog(layout)
     try:
@@ -229,10 +229,10 @@ def _last_rows(layout: Layout, files: list[FileRow], rows: dict[int, dict[str, A
             db.execute("set TimeZone = 'UTC'")
             db.execute("create table wanted (rid bigint, gen bigint, row bigint)")
             db.executemany("insert into wanted values (?, ?, ?)", wanted)
-            cells = db.execute(
+            cells = db.sql(
                 "select c.* from read_parquet(?, hive_partitioning = false) c semi join wanted w "
                 "on w.rid = c.rid and w.gen = c.gen and w.row = c.row order by c.rid",
-                [paths],
+                params=[paths],
             ).to_arrow_table()
         for rid in set(cells["rid"].to_pylist()):
             row = cells.filter([r == rid for r in cells["rid"].to_pylist()])
@@ -287,14 +287,16 @@ def _mark_damaged(writer: Writer, lost: list[FileRow]) -> list[str]:
         if identity is None:
             continue
         visible = writer.holds_version(identity)
-        states = {s: states[True] for (_, s), states in writer.catalog.streams([rid]).items() if True in states}
-        short = [
-            stream
-            for stream in _CELL_STREAMS
-            if stream in states and _contiguous(extents.get((rid, stream, states[stream].gen), [])) < states[stream].rows
-        ]
-        for stream in short:
-            writer.mark_lost(identity.key, stream, LOST, visible=visible)
+        short = []
+        for (_, stream), states in writer.catalog.streams([rid]).items():
+            for live, state in states.items():
+                if _contiguous(extents.get((rid, stream, state.gen), [])) >= state.rows or stream not in _CELL_STREAMS:
+                    continue
+                if live:
+                    writer.mark_lost(identity.key, stream, LOST, visible=visible)
+                    short.append(stream)
+                else:  # what was being fetched is fetched again from its first row
+                    writer.begin(identity.key, stream, keep=True)
         if "metric" in tables and visible and "history" not in short:
             writer.recount_metrics(identity.key)
         if short or tables - {*CELL_TABLES, "metric"}:

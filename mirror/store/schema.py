@@ -18,18 +18,6 @@ CELL_TABLES = ("history", "system_metrics")
 STREAM_TABLE = {"history": "history", "system": "system_metrics", "files": "files", "logs": "logs"}
 """Which table holds the rows of a stream."""
 
-_TABLE = {"history": "history", "system": "system_metrics", "files": "files", "logs": "logs"}
-"""Which table holds the rows of a stream."""
-
-_TYPES = {
-    "bigint": pa.int64(),
-    "integer": pa.int32(),
-    "double": pa.float64(),
-    "boolean": pa.bool_(),
-    "varchar": pa.string(),
-    "varchar[]": pa.list_(pa.string()),
-    "timestamptz": pa.timestamp("us", tz="UTC"),
-}
 _TABLE = re.compile(r"create table (\w+) \((.*?)^\);", re.S | re.M)
 _COLUMN = re.compile(r'^ {2}"?(\w+)"?\s+([\w\[\]]+)( not null)?,?\s*--', re.M)
 

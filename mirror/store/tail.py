@@ -104,5 +104,6 @@ def _stored(layout: Layout, snapshot: Snapshot, rid: int) -> dict[str, Any] | No
 def _rows(layout: Layout, snapshot: Snapshot, table: str, rid: int) -> pa.Table:
     parts = [tables()[table].empty_table()]
     for file in snapshot.files(table, rid):
-        parts.append(pq.read_table(layout.root / file["path"], filters=[("rid", "=", rid)]))
-    return pa.concat_tables(parts, promote_options="permissive")
+        part = pq.read_table(layout.root / file["path"], filters=[("rid", "=", rid)])
+        parts.append(part.cast(tables()[table]))
+    return pa.concat_tables(parts)

@@ -274,14 +274,17 @@ class Writer:
 
         self._on_commit.append(save)
 
-    def begin(self, key: RunKey, stream: Stream) -> None:
-        """Start a new generation of a stream. The old one stays visible until `publish`."""
+    def begin(self, key: RunKey, stream: Stream, *, keep: bool = False) -> None:
+        """Start a new generation of a stream. The old one stays visible until `publish`. With `keep` the
+        catalog remembers it even while it is empty."""
         found = self._opened(key)
         gen = 1 + max(self.catalog.newest_gen(found.identity.rid, stream), found.streams.get(stream, StreamState()).gen)
         self._drop_buffered(found, stream)
         found.streams[stream] = StreamState(gen=gen, pending=stream in found.live)
         found.stats = None
         found.writing.add(stream)
+        if keep:
+            found.changed.add(stream)
 
     def _drop_buffered(self, found: _Open, stream: Stream) -> None:
         """Rows of an unpublished generation that never reached a segment need not do so any more."""
@@ -391,8 +394,8 @@ class Writer:
 
     def quarantine(self, failure: Failure) -> None:
         """Keep a failure, so that the run is left alone until `next_try` and everybody can see why."""
-        self._opened(failure.key)
-        self._on_commit.append(lambda: self.catalog.save_failure(failure))
+        identity = self._opened(failure.key).identity
+        self._on_commit += [lambda: self.catalog.save_run(identity), lambda: self.catalog.save_failure(failure)]
         self._put_failure(failure)
 
     def mended(self, key: RunKey, stage: str) -> None:
@@ -459,9 +462,12 @@ class Writer:
 
     def forget(self, key: RunKey) -> None:
         """Treat the run's documents as unknown, so that its next sync writes them whatever they are."""
-        identity = self._opened(key).identity
-        identity.fingerprint, identity.digest = None, ""
-        self._save_later(identity)
+        found = self._opened(key)
+        found.identity.fingerprint, found.identity.digest = None, ""
+        self._save_later(found.identity)
+        if files := found.streams.get("files"):
+            unknown = replace(files, last_fingerprint=None)
+            self._on_commit.append(lambda: self.catalog.save_stream(found.identity.rid, "files", unknown))
 
     # -- committing ---------------------------------------------------------------------------------------
 
@@ -517,8 +523,16 @@ class Writer:
         lacking = [f for f in shown if f.run is None or (f.run.metadata is None and f.identity.gen)]
         stored = self._stored_runs([f.identity for f in lacking])
         for found in lacking:
-            old = stored[found.identity.rid]
-            found.run = replace(found.run, metadata=old.metadata) if found.run else old
+            old = stored.get(found.identity.rid)
+            if found.run and old:
+                found.run = replace(found.run, metadata=old.metadata)
+            elif old:
+                found.run = old
+            elif not found.run:
+                raise StoreError(
+                    f"run `{found.identity.key.path}` is in the catalog, but not in the data: "
+                    f"run `mirror repair --mirror {self.layout.root}`"
+                )
         for found in shown:
             identity = found.identity
             assert found.run is not None
@@ -583,19 +597,12 @@ class Writer:
         return found.stats
 
     def _stored_runs(self, identities: list[Identity]) -> dict[int, Run]:
-        """The live versions of these runs, read back from the data."""
+        """rid -> the live version of these runs, read back from the data."""
         if not identities:
             return {}
         gens = {i.rid: i.gen for i in identities}
         rows = self._read("runs", [*gens], [*gens.values()]).to_pylist()
-        found = {row["rid"]: versions.run_of(row) for row in rows if row["gen"] == gens[row["rid"]]}
-        for identity in identities:
-            if identity.rid not in found:
-                raise StoreError(
-                    f"run `{identity.key.path}` is in the catalog, but not in the data: "
-                    f"run `mirror repair --mirror {self.layout.root}`"
-                )
-        return found
+        return {row["rid"]: versions.run_of(row) for row in rows if row["gen"] == gens[row["rid"]]}
 
     def _read(self, table: str, rids: list[int], gens: list[int]) -> pa.Table:
         """Rows of these runs and versions, from the few files that hold them."""
@@ -606,8 +613,8 @@ class Writer:
         parts = [tables()[table].empty_table()]
         for file in self._listed[1]:
             if file.table == table and any(holds(file.rids, rid) for rid in rids):
-                parts.append(pq.read_table(self.layout.root / file.path, filters=wanted))
-        return pa.concat_tables(parts, promote_options="permissive")
+                parts.append(pq.read_table(self.layout.root / file.path, filters=wanted).cast(tables()[table]))
+        return pa.concat_tables(parts)
 
 
 def _with_ids(rid: int, gen: int, rows: pa.Table) -> pa.Table:
