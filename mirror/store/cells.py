@@ -49,7 +49,7 @@ from mirror.store.rebuild import rows_as_dicts, rows_as_json
 __all__ = ["CELLS", "KINDS", "CellBatch", "decode", "fingerprint", "rows_as_dicts", "rows_as_json"]
 
 _EXACT = 2.0**53  # up to here a double holds every integer
-_FIRST_US, _LAST_US = -62135596800 * 10**6, 253402300799999999  # years 1 to 9999, in microseconds
+_YEAR_1, _YEAR_10000 = -62135596800e6, 253402300800e6  # microseconds; what Python's datetime can show
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def fingerprint(row: str) -> str:
         text = write(value, exact, sort=True)
     except (ValueError, RecursionError) as exc:
         raise _no_object(row, 0, exc) from exc
+    if type(value) is not dict:
+        raise _no_object(row, 0, f"it is a {type(value).__name__}")
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -278,7 +280,7 @@ class _Cells:
         """`_timestamp` of every row in microseconds, where it is a number within the years 1 to 9999."""
         ts, known, at = self._of_rows("_timestamp")
         us = np.rint(self.v[at] * 1e6)
-        good = (self.types[at] <= INT) & (us >= _FIRST_US) & (us <= _LAST_US)
+        good = (self.types[at] <= INT) & (us >= _YEAR_1) & (us < _YEAR_10000)
         at = self.row[at[good]]
         ts[at], known[at] = us[good].astype(np.int64), True
         return ts, known

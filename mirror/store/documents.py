@@ -12,7 +12,7 @@ from typing import Any
 
 from mirror.errors import SourceError
 from mirror.store import jsontext
-from mirror.store.jsontext import Number
+from mirror.store.jsontext import Number, storable
 
 Node = tuple[str, str, "float | None", "str | None"]
 """Path (JSON pointer), type, number, string: a row of `config` or `summary` in schema/tables.sql."""
@@ -80,7 +80,7 @@ def _nodes(path: str, value: Any, exact: bool) -> Iterator[Node]:
     elif isinstance(value, float):
         yield path, "number" if value - value == 0 else "nonfinite", value, None
     else:
-        yield path, "string", None, _storable(value)
+        yield path, "string", None, storable(value)
 
 
 def _nearest(text: Number) -> float | None:
@@ -91,12 +91,7 @@ def _nearest(text: Number) -> float | None:
 
 def _token(key: str) -> str:
     """A key as part of a JSON pointer (RFC 6901)."""
-    return _storable(key.replace("~", "~0").replace("/", "~1"))
-
-
-def _storable(text: str) -> str:
-    """The text, lone surrogates as `\\udXXX`: no UTF-8 column can hold them."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return storable(key.replace("~", "~0").replace("/", "~1"))
 
 
 def _broken(doc: str, exc: BaseException) -> SourceError:

@@ -52,8 +52,8 @@ def parse_plainly(text: str) -> Any:
 
 
 def write(value: Any, exact: bool, *, sort: bool = False, strict: bool = False) -> str:
-    """Compact JSON text of a value from `parse`; `strict`: non-finite numbers as strings, so that every
-    reader takes the text."""
+    """Compact JSON text of a value from `parse`. `strict`: non-finite numbers as strings and lone surrogates
+    as readable escapes, so that every reader takes the text (DuckDB refuses both)."""
     if not exact:
         try:
             return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort else None).decode()
@@ -70,14 +70,20 @@ def quoted(text: str) -> str:
         return json.dumps(text)
 
 
+def storable(text: str) -> str:
+    """The text with lone surrogates as `\\udXXX`: no UTF-8 column can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _write(value: Any, sort: bool, strict: bool) -> str:
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, str):
-        return quoted(value)
+        return quoted(storable(value) if strict else value)
     if isinstance(value, dict):
         items = sorted(value.items()) if sort else value.items()
-        return "{" + ",".join([f"{quoted(k)}:{_write(v, sort, strict)}" for k, v in items]) + "}"
+        written = [f"{_write(key, sort, strict)}:{_write(child, sort, strict)}" for key, child in items]
+        return "{" + ",".join(written) + "}"
     if isinstance(value, list):
         return "[" + ",".join([_write(v, sort, strict) for v in value]) + "]"
     if isinstance(value, float) and value - value != 0:
