@@ -126,7 +126,9 @@ class Mirror:
         while part := list(islice(texts, 10_000)):
             self.writer.append(key, stream, part)
         held = self.writer.state(key, stream).rows
-        self.writer.publish(key, stream, Fetched(stream, "api", got=held, total=held if complete else None, complete=complete))
+        self.writer.publish(
+            key, stream, Fetched(stream, "api", got=held, total=held if complete else None, complete=complete)
+        )
 
 
 def _key(run: Run | RunKey) -> RunKey:

@@ -56,8 +56,23 @@ def files(root: Path) -> set[str]:
 
 def test_what_is_put_comes_out(tmp_path: Path) -> None:
     logged: list[dict[str, Any]] = [
-        {"_step": 0, "_timestamp": 1700000000.123456, "loss": 0.5, "n": 3, "ok": True, "note": "é\n", "none": None},
-        {"_step": 0, "big": 9007199254740993, "huge": 2**70, "a": {"b": 1, "c": {}}, "a.b": 2, "list": [1, "x", None]},
+        {
+            "_step": 0,
+            "_timestamp": 1700000000.123456,
+            "loss": 0.5,
+            "n": 3,
+            "ok": True,
+            "note": "é\n",
+            "none": None,
+        },
+        {
+            "_step": 0,
+            "big": 9007199254740993,
+            "huge": 2**70,
+            "a": {"b": 1, "c": {}},
+            "a.b": 2,
+            "list": [1, "x", None],
+        },
         {},
         {"_step": 10**12, "loss": math.inf, "img": {"_type": "image-file", "path": "x.png"}, "": 1},
     ]
@@ -66,7 +81,11 @@ def test_what_is_put_comes_out(tmp_path: Path) -> None:
         m.put_history(run(), logged)
     with Reader(tmp_path / "m") as reader:
         assert whole(reader) == logged
-        row = reader.connect().execute("select history_rows, history_total, history_complete, tags, config from runs").fetchone()
+        row = (
+            reader.connect()
+            .execute("select history_rows, history_total, history_complete, tags, config from runs")
+            .fetchone()
+        )
         assert row == (4, 4, True, ["a", "b"], '{"lr":0.1}')
         assert reader.connect().execute("select path, type, num from config where path <> '' ").fetchall() == [
             ("/lr", "number", 0.1)
@@ -144,7 +163,9 @@ def test_incremental_appends_continue_rows_and_metrics(tmp_path: Path) -> None:
     assert (state.last_step, state.last_fingerprint) == (29, fingerprint(rows(1, 29)[0]))
     with Reader(root) as reader:
         assert whole(reader) == [json.loads(r) for r in rows(30)]
-        found = reader.connect().execute("select n, first_row, last_row, last_step, min_v, max_v from metrics where key = 'loss'")
+        found = reader.connect().execute(
+            "select n, first_row, last_row, last_step, min_v, max_v from metrics where key = 'loss'"
+        )
         assert found.fetchall() == [(30, 0, 29, 29, 1 / 30, 1.0)]
 
 
@@ -172,7 +193,10 @@ def test_a_generation_is_invisible_until_it_is_published(tmp_path: Path) -> None
     with Reader(root) as reader:
         assert whole(reader) == [json.loads(r) for r in new]
         assert one(root, "select history_rows from runs") == (7,)
-        assert reader.connect().execute("select key, n from metrics order by key").fetchall() == [("_step", 7), ("other", 7)]
+        assert reader.connect().execute("select key, n from metrics order by key").fetchall() == [
+            ("_step", 7),
+            ("other", 7),
+        ]
         assert one(root, "select count(*) from history where key = 'loss'") == (0,)
 
 
@@ -184,15 +208,26 @@ def test_every_commit_shows_as_many_rows_as_it_says(tmp_path: Path) -> None:
             w.append(key(), "history", rows(100, start))
             if (root / "snapshot.json").exists():
                 query = "select (select count(*) from history where key = '_step'), (select history_rows from runs), "
-                held, said, complete = one(root, query + "(select history_complete from runs)") or (0, 0, False)
+                held, said, complete = one(root, query + "(select history_complete from runs)") or (
+                    0,
+                    0,
+                    False,
+                )
                 assert (held, complete) == (said or 0, False if said else complete)
         w.publish(key(), "history", Fetched("history", "rows", got=2000, total=2000))
     assert one(root, "select history_rows, history_complete from runs") == (2000, True)
 
 
 def test_a_leases_holder_is_named(tmp_path: Path) -> None:
-    with Writer(tmp_path / "m") as first, first.lease("lab", "me", "digits"), Writer(tmp_path / "m") as second:
-        with pytest.raises(LockedError, match=rf"me/digits.*process {os.getpid()}"), second.lease("lab", "me", "digits"):
+    with (
+        Writer(tmp_path / "m") as first,
+        first.lease("lab", "me", "digits"),
+        Writer(tmp_path / "m") as second,
+    ):
+        with (
+            pytest.raises(LockedError, match=rf"me/digits.*process {os.getpid()}"),
+            second.lease("lab", "me", "digits"),
+        ):
             pass
         with second.lease("lab", "me", "other"):
             pass
@@ -206,7 +241,9 @@ def test_a_lease_ends_with_its_process(tmp_path: Path) -> None:
         "w = Writer(sys.argv[1]); lease = w.lease('lab', 'me', 'digits'); lease.__enter__(); print('held', flush=True)\n"
         "signal.pause()"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "m")], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "m")], stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with Writer(tmp_path / "m") as w:
             with pytest.raises(LockedError, match=f"process {other.pid} "), w.lease("lab", "me", "digits"):
@@ -256,7 +293,10 @@ def test_two_instances_share_a_root(tmp_path: Path) -> None:
             w.put_run(Run(key(1, source=source), name=source))
     with Reader(tmp_path / "m") as reader:
         found = reader.connect().execute("select rid, source, run_id, name from runs order by rid").fetchall()
-    assert [row[1:] for row in found] == [("api.wandb.ai", "run1", "api.wandb.ai"), ("wandb.lab", "run1", "wandb.lab")]
+    assert [row[1:] for row in found] == [
+        ("api.wandb.ai", "run1", "api.wandb.ai"),
+        ("wandb.lab", "run1", "wandb.lab"),
+    ]
     assert len({row[0] for row in found}) == 2
 
 
@@ -305,7 +345,12 @@ def test_quarantine_and_its_end_are_seen_by_readers(tmp_path: Path) -> None:
             w.quarantine(Failure(key(), "history", "HTTP 500", attempts, now()))
             w.commit()
         assert [f.attempts for f in w.quarantined("lab", "me", "digits")] == [2]
-    assert one(root, "select run_id, stage, error, attempts from quarantine") == ("run1", "history", "HTTP 500", 2)
+    assert one(root, "select run_id, stage, error, attempts from quarantine") == (
+        "run1",
+        "history",
+        "HTTP 500",
+        2,
+    )
     with Writer(root) as w:
         w.mended(key(), "history")
         w.commit()
@@ -367,7 +412,9 @@ def test_another_client_sees_the_same_views(tmp_path: Path) -> None:
         w.put_run(run())
         w.append(key(), "history", rows(3))
     with duckdb.connect(str(tmp_path / "m" / "mirror.duckdb"), read_only=True) as db:
-        assert db.execute("select run_id, count(*) from history where key = 'loss' group by 1").fetchall() == [("run1", 3)]
+        assert db.execute("select run_id, count(*) from history where key = 'loss' group by 1").fetchall() == [
+            ("run1", 3)
+        ]
 
 
 def test_a_root_can_be_moved(tmp_path: Path) -> None:
@@ -425,7 +472,8 @@ def test_an_older_store_is_upgraded_and_its_files_still_read(tmp_path: Path, mon
     monkeypatch.setattr("mirror.store.views.columns", lambda: wider)
     script = (Path(__file__).parents[1] / "schema" / "tables.sql").read_text()
     monkeypatch.setattr(
-        "mirror.store.views.ddl", lambda: script.replace("  deleted_at        timestamptz ", "  deleted_at timestamptz, extra varchar ", 1)
+        "mirror.store.views.ddl",
+        lambda: script.replace("  deleted_at        timestamptz ", "  deleted_at timestamptz, extra varchar ", 1),
     )
     from mirror.store.layout import Layout
 
@@ -455,7 +503,10 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
         "    print(e)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(root), str(Path(__file__).parent)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(root), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "the disk is full while writing `data/history/" in done.stdout, done.stderr
     assert "free some space" in done.stdout
@@ -523,7 +574,9 @@ def _content(root: Path) -> list[dict[str, Any]]:
         return [reader.connect().sql(q).to_arrow_table().to_pydict() for q in queries]
 
 
-@pytest.mark.parametrize("lost", [["catalog.sqlite"], ["snapshot.json"], ["catalog.sqlite", "snapshot.json"], ["mirror.duckdb"]])
+@pytest.mark.parametrize(
+    "lost", [["catalog.sqlite"], ["snapshot.json"], ["catalog.sqlite", "snapshot.json"], ["mirror.duckdb"]]
+)
 def test_repair_rebuilds_what_is_lost(tmp_path: Path, lost: list[str]) -> None:
     root = tmp_path / "m"
     content = _filled(root)
@@ -536,7 +589,11 @@ def test_repair_rebuilds_what_is_lost(tmp_path: Path, lost: list[str]) -> None:
     assert _content(root) == content
     with Writer(root) as w:
         again = w.state(key(1), "history")
-        assert (again.rows, again.last_step, again.last_fingerprint) == (state.rows, state.last_step, state.last_fingerprint)
+        assert (again.rows, again.last_step, again.last_fingerprint) == (
+            state.rows,
+            state.last_step,
+            state.last_fingerprint,
+        )
         assert w.put_run(run(4)) > max(content[0]["rid"])
 
 
@@ -625,9 +682,14 @@ def test_live_lines_are_seen_before_and_after_they_are_drained(tmp_path: Path) -
             with Reader(root) as reader:
                 assert whole(reader, rid) == [json.loads(r) for r in rows(n)]
                 db = reader.connect()
-                assert db.execute("select state, history_rows, system_rows, logs_rows from runs").fetchall() == [("running", n, 1, 2)]
+                assert db.execute("select state, history_rows, system_rows, logs_rows from runs").fetchall() == [
+                    ("running", n, 1, 2)
+                ]
                 assert db.execute("select n from metrics where key = 'loss'").fetchall() == [(n,)]
-                assert db.execute("select text from logs order by line").fetchall() == [("epoch 1",), ("20 %",)]
+                assert db.execute("select text from logs order by line").fetchall() == [
+                    ("epoch 1",),
+                    ("20 %",),
+                ]
 
         check(9)
         again = Spool(root)  # another process, after a crash

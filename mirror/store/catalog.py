@@ -155,15 +155,15 @@ class Catalog:
             if version is None:
                 for statement in _statements(text("schema", "catalog.sql")):
                     self.db.execute(statement)
-                self.set("schema_version", str(SCHEMA_VERSION))
-                self.set("store_id", uuid.uuid4().hex)
-                self.set("next_rid", "1")
+                self.put("schema_version", str(SCHEMA_VERSION))
+                self.put("store_id", uuid.uuid4().hex)
+                self.put("next_rid", "1")
             else:
                 check_version(version, self.layout.root)
                 for step in range(version + 1, SCHEMA_VERSION + 1):
                     for statement in _statements((upgrades / f"{step}.sql").read_text(encoding="utf-8")):
                         self.db.execute(statement)
-                    self.set("schema_version", str(step))
+                    self.put("schema_version", str(step))
         except BaseException:
             self.db.execute("rollback")
             raise
@@ -192,14 +192,14 @@ class Catalog:
     def get(self, key: str) -> str:
         return str(self.db.execute("select value from meta where key = ?", [key]).fetchone()[0])
 
-    def set(self, key: str, value: str) -> None:
+    def put(self, key: str, value: str) -> None:
         self.db.execute("insert or replace into meta values (?, ?)", [key, value])
 
     def reserve_rids(self, count: int) -> range:
         """Numbers nobody else will get; those that are not used are lost, which is fine."""
         with self.transaction():
             first = int(self.get("next_rid"))
-            self.set("next_rid", str(first + count))
+            self.put("next_rid", str(first + count))
         return range(first, first + count)
 
     # -- runs ---------------------------------------------------------------------------------------------
@@ -275,7 +275,12 @@ class Catalog:
                 part,
             ):
                 state = StreamState(
-                    gen, rows, last_step, fingerprint, not live, Fetched(**json.loads(fetched)) if fetched else None
+                    gen,
+                    rows,
+                    last_step,
+                    fingerprint,
+                    not live,
+                    Fetched(**json.loads(fetched)) if fetched else None,
                 )
                 found.setdefault((rid, stream), {})[bool(live)] = state
         return found
@@ -283,7 +288,8 @@ class Catalog:
     def save_stream(self, rid: int, stream: str, state: StreamState) -> None:
         if not state.pending:
             self.db.execute(
-                "update streams set live = 0 where rid = ? and stream = ? and gen <> ?", [rid, stream, state.gen]
+                "update streams set live = 0 where rid = ? and stream = ? and gen <> ?",
+                [rid, stream, state.gen],
             )
         self.db.execute(
             "insert or replace into streams values (?,?,?,?,?,?,?,?)",
@@ -307,11 +313,22 @@ class Catalog:
     def add_file(self, file: FileRow, snapshot: int) -> None:
         self.db.execute(
             "insert into files values (?,?,?,?,?,?,?,?,null)",
-            [file.path, file.table, file.rows, file.bytes, file.sha256, json.dumps(file.rids), file.version, snapshot],
+            [
+                file.path,
+                file.table,
+                file.rows,
+                file.bytes,
+                file.sha256,
+                json.dumps(file.rids),
+                file.version,
+                snapshot,
+            ],
         )
 
     def files(self) -> list[FileRow]:
-        query = "select path, tbl, rows, bytes, sha256, rids, version from files where removed is null order by added, path"
+        query = (
+            "select path, tbl, rows, bytes, sha256, rids, version from files where removed is null order by added, path"
+        )
         return [FileRow(p, t, r, b, s, json.loads(ids), v) for p, t, r, b, s, ids, v in self.db.execute(query)]
 
     def supersede(self, table: str, rows: int) -> None:
@@ -335,7 +352,8 @@ class Catalog:
 
     def project(self, source: str, entity: str, name: str) -> tuple[int, str]:
         row = self.db.execute(
-            "select gen, digest from projects where source = ? and entity = ? and project = ?", [source, entity, name]
+            "select gen, digest from projects where source = ? and entity = ? and project = ?",
+            [source, entity, name],
         ).fetchone()
         return (row[0], row[1]) if row else (0, "")
 
@@ -346,7 +364,9 @@ class Catalog:
             [source, entity, name, gen, digest],
         )
 
-    def checked_project(self, source: str, entity: str, name: str, at: datetime, outcome: str, message: str | None) -> None:
+    def checked_project(
+        self, source: str, entity: str, name: str, at: datetime, outcome: str, message: str | None
+    ) -> None:
         self.db.execute(
             "insert into projects values (?,?,?,0,'',?,?,?) on conflict (source, entity, project) do update set "
             "checked_at = excluded.checked_at, outcome = excluded.outcome, message = excluded.message",
@@ -360,9 +380,15 @@ class Catalog:
         )
         return [
             Failure(
-                RunKey(source, storage_id, entity, project, run_id), stage, error, attempts, datetime.fromisoformat(next_try)
+                RunKey(source, storage_id, entity, project, run_id),
+                stage,
+                error,
+                attempts,
+                datetime.fromisoformat(next_try),
             )
-            for storage_id, run_id, stage, error, attempts, next_try in self.db.execute(query, [source, entity, project])
+            for storage_id, run_id, stage, error, attempts, next_try in self.db.execute(
+                query, [source, entity, project]
+            )
         ]
 
     def failing(self, key: RunKey, stage: str) -> bool:
@@ -373,14 +399,24 @@ class Catalog:
         k = f.key
         self.db.execute(
             "insert or replace into quarantine values (?,?,?,?,?,?,?,?,?)",
-            [k.source, k.storage_id, k.entity, k.project, k.run_id, f.stage, f.error, f.attempts, iso(f.next_try)],
+            [
+                k.source,
+                k.storage_id,
+                k.entity,
+                k.project,
+                k.run_id,
+                f.stage,
+                f.error,
+                f.attempts,
+                iso(f.next_try),
+            ],
         )
 
-    def forget_failure(self, key: RunKey, stage: str) -> bool:
-        done = self.db.execute(
-            "delete from quarantine where source = ? and storage_id = ? and stage = ?", [key.source, key.storage_id, stage]
+    def forget_failure(self, key: RunKey, stage: str) -> None:
+        self.db.execute(
+            "delete from quarantine where source = ? and storage_id = ? and stage = ?",
+            [key.source, key.storage_id, stage],
         )
-        return done.rowcount > 0
 
 
 def ahead(states: dict[bool, StreamState]) -> bool:

@@ -38,7 +38,7 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def write_durably(path: Path, write: Callable[[BinaryIO], None], *, mode: int = 0o644) -> None:
+def write_durably(path: Path, write: Callable[[BinaryIO], object], *, mode: int = 0o644) -> None:
     """Create or replace `path` atomically with what `write` puts into the open file."""
     tmp = path.with_name(path.name + ".tmp")
     try:

@@ -225,15 +225,15 @@ class Spool:
                 writer.put_logs(live.run.key, [(n, None, None, text) for n, text in self.log_lines(rid)])
             writer.commit()
             # From here on the lines are in segments for every reader that looks again.
-            for stream in STREAMS:
-                state = live.streams[stream]
-                if stream == "logs" and not final:
+            for name in STREAMS:
+                state = live.streams[name]
+                if name == "logs" and not final:
                     continue
                 if state.fd is not None:
                     os.close(state.fd)
-                for path, _ in stream_files(self._folder(rid), stream):
+                for path, _ in stream_files(self._folder(rid), name):
                     path.unlink()
-                live.streams[stream] = _Stream(state.count, state.count)
+                live.streams[name] = _Stream(state.count, state.count)
             if final:
                 del self._runs[rid]
                 for path in self._folder(rid).iterdir():

@@ -84,7 +84,9 @@ class Lease:
                 f"(`{holder['command']}`) since {holder['since']}: wait until it ends, or stop it, and try again"
             )
         else:
-            raise LockedError(f"project `{self.project}` is being written by another process: try again when it has ended")
+            raise LockedError(
+                f"project `{self.project}` is being written by another process: try again when it has ended"
+            )
         self._lock.write(
             json.dumps(
                 {

@@ -140,4 +140,3 @@ class Reader:
             return mark, tail_tables(self.layout, content, folders)
         except FileNotFoundError:  # drained meanwhile: the snapshot has moved on, and the caller asks again
             return [], {}
-

@@ -112,9 +112,10 @@ def _rebuild(layout: Layout) -> None:
     try:
         with held(layout.commit_lock), catalog.transaction():
             if content:
-                catalog.set("store_id", content["store_id"])
+                catalog.put("store_id", content["store_id"])
                 catalog.db.execute(
-                    "insert into snapshots values (?, ?, 'repair')", [content["snapshot"], content["published_at"]]
+                    "insert into snapshots values (?, ?, 'repair')",
+                    [content["snapshot"], content["published_at"]],
                 )
             number = catalog.new_snapshot(now(), "repair")
             for file in files:
@@ -147,7 +148,13 @@ def _found(layout: Layout) -> list[FileRow]:
             name = str(path.relative_to(layout.root))
             found.append(
                 FileRow(
-                    name, footer["table"], rows, path.stat().st_size, sha256(path), footer["rids"], footer["schema_version"]
+                    name,
+                    footer["table"],
+                    rows,
+                    path.stat().st_size,
+                    sha256(path),
+                    footer["rids"],
+                    footer["schema_version"],
                 )
             )
     return [file for file in found if Path(file.path).stem not in replaced]
@@ -166,12 +173,18 @@ def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> Non
         # Whether rows of these tables are all live is not worth finding out: readers may look.
         catalog.supersede(table, 1)
     last = max([r[1] for file in files for r in file.rids] + [*rows], default=0)
-    catalog.set("next_rid", str(last + 1))
+    catalog.put("next_rid", str(last + 1))
     tails = _last_rows(layout, files, rows)
     for rid, row in rows.items():
         run = versions.run_of(row)
         identity = Identity(
-            rid, run.key, row["gen"], row["config_gen"], row["summary_gen"], row["metric_gen"], versions.digest(run)
+            rid,
+            run.key,
+            row["gen"],
+            row["config_gen"],
+            row["summary_gen"],
+            row["metric_gen"],
+            versions.digest(run),
         )
         identity.deleted_at = iso(row["deleted_at"])
         catalog.save_run(identity)

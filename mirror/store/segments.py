@@ -31,7 +31,13 @@ _DELTA = ("row", "step", "ts")
 
 
 def write_segment(
-    layout: Layout, name: str, table: str, data: pa.Table, *, shard: int = 0, identities: Iterable[Sequence[Any]] = ()
+    layout: Layout,
+    name: str,
+    table: str,
+    data: pa.Table,
+    *,
+    shard: int = 0,
+    identities: Iterable[Sequence[Any]] = (),
 ) -> FileRow:
     """Write `data` as `ROOT/data/<table>/<shard>/<name>.parquet`, durable and read-only.
 
@@ -79,7 +85,10 @@ def _options(table: str) -> dict[str, Any]:
     options["row_group_size"] = _SMALL_GROUPS.get(table, ROW_GROUP)
     if table in CELL_TABLES:
         options["use_dictionary"] = ["rid", "gen", "key", "path_id", "kind", "j"]
-        options["column_encoding"] = {"v": "BYTE_STREAM_SPLIT", **dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED")}
+        options["column_encoding"] = {
+            "v": "BYTE_STREAM_SPLIT",
+            **dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
+        }
         # Statistics of long texts only bloat the footer.
         options["write_statistics"] = ["rid", "gen", "key", "row", "step", "ts"]
     return options
@@ -95,7 +104,16 @@ def sorted_cells(parts: Sequence[tuple[int, int, int, pa.Table]]) -> pa.Table:
         n = batch.num_rows
         row = pc.add(batch["row"], pa.scalar(first_row, pa.int64())) if first_row else batch["row"]
         columns = [pa.repeat(pa.scalar(rid, pa.int64()), n), pa.repeat(pa.scalar(gen, pa.int64()), n)]
-        columns += [batch["key"], batch["path_id"], row, batch["step"], batch["ts"], batch["kind"], batch["v"], batch["j"]]
+        columns += [
+            batch["key"],
+            batch["path_id"],
+            row,
+            batch["step"],
+            batch["ts"],
+            batch["kind"],
+            batch["v"],
+            batch["j"],
+        ]
         chunks.append(pa.table(columns, names=["rid", "gen", "key", "path_id", "row", "step", "ts", "kind", "v", "j"]))
     table = pa.concat_tables(chunks).unify_dictionaries().combine_chunks()
     keys = table["key"].chunk(0) if table.num_rows else pa.array([], pa.dictionary(pa.int32(), pa.string()))
@@ -115,7 +133,8 @@ def rid_ranges(rids: pa.ChunkedArray) -> list[list[int]]:
     breaks = np.flatnonzero(np.diff(distinct) > 1)
     first = np.concatenate([distinct[:1], distinct[breaks + 1]])
     last = np.concatenate([distinct[breaks], distinct[-1:]])
-    return np.column_stack([first, last]).tolist()
+    ranges: list[list[int]] = np.column_stack([first, last]).tolist()
+    return ranges
 
 
 def _stream_extents(cells: pa.Table) -> list[list[int]]:

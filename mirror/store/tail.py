@@ -52,7 +52,7 @@ def tail_tables(layout: Layout, content: dict[str, Any], folders: list[Path]) ->
                 if stream == "history":
                     stats.add(batch.table, state.rows)
                 state = replace(state, rows=state.rows + batch.rows, last_step=max(steps, default=None))
-            streams[stream] = replace(state, fetched=Fetched(stream, "serve", total=state.rows))  # type: ignore[arg-type]
+            streams[stream] = replace(state, fetched=Fetched(stream, "serve", total=state.rows))
         logs = [(n, text) for n, text in live_logs(folder) if n >= streams["logs"].rows]
         if logs:
             made = {"rid": rid, "gen": streams["logs"].gen, "ts": None, "level": None}

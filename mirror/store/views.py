@@ -70,7 +70,9 @@ def create(
         body = f"select * from shape.{name}"
         if entry["files"]:
             body = parquet(
-                name, [str(layout.root / f["path"]) for f in entry["files"]], [f["version"] for f in entry["files"]]
+                name,
+                [str(layout.root / f["path"]) for f in entry["files"]],
+                [f["version"] for f in entry["files"]],
             )
         if name in extra:
             body += f" union all select * from tail.{name}"

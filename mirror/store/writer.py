@@ -1,8 +1,6 @@
 """The writer: records go in, each commit makes everything put since the last one visible at once.
 
-A commit writes segments (durable, but unknown to anyone), then one transaction in the catalog, then the
-published snapshot. Killed before the transaction, the segments are orphans that the next writer removes;
-killed after it, the next writer publishes. Its cost is in proportion to what changed.
+How a commit does that is told in commit.py.
 """
 
 from __future__ import annotations
@@ -10,28 +8,24 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from mirror.errors import StoreError
 from mirror.records import Failure, Fetched, FileEntry, Project, Run, RunKey, Stream, SyncReport
-from mirror.store import segments, versions
-from mirror.store.catalog import Catalog, FileRow, Identity, Known, StreamState, ahead, iso, now
+from mirror.store import versions
+from mirror.store.catalog import Catalog, Identity, Known, StreamState, ahead, iso, now
 from mirror.store.cells import CellBatch, decode
+from mirror.store.commit import Batch, Committer, OpenRun
 from mirror.store.layout import Layout
-from mirror.store.locks import FileLock, Lease, held
+from mirror.store.locks import FileLock, Lease
 from mirror.store.metrics import MetricStats
-from mirror.store.schema import CELL_TABLES, STREAM_TABLE, tables
-from mirror.store.snapshot import holds, publish
-from mirror.store.views import write_database
+from mirror.store.schema import STREAM_TABLE, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,27 +38,6 @@ _T = TypeVar("_T")
 _RIDS_AT_A_TIME = 1000
 
 
-@dataclass
-class _Open:
-    """A run with changes that are not committed, or with a stream that is being written."""
-
-    identity: Identity
-    run: Run | None = None
-    document_changed: bool = False
-    nodes_of: set[str] = field(default_factory=set)
-    streams: dict[str, StreamState] = field(default_factory=dict)
-    live: dict[str, StreamState] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
-    writing: set[str] = field(default_factory=set)
-    stats: MetricStats | None = None
-    stats_gen: int = -1
-    metrics_changed: bool = False
-
-    @property
-    def dirty(self) -> bool:
-        return self.document_changed or bool(self.changed)
-
-
 class Writer:
     """Appends to the mirror at `root` (made if `create`). To be used from one thread, best as a context manager:
     leaving it commits, leaving it by an exception drops what was not committed.
@@ -73,7 +46,12 @@ class Writer:
     """
 
     def __init__(
-        self, root: str | Path, *, create: bool = True, flush_bytes: int = 48 << 20, flush_seconds: float = 30.0
+        self,
+        root: str | Path,
+        *,
+        create: bool = True,
+        flush_bytes: int = 48 << 20,
+        flush_seconds: float = 30.0,
     ) -> None:
         self.layout = Layout(root)
         if create:
@@ -91,7 +69,8 @@ class Writer:
         try:
             self.catalog = Catalog(self.layout)
             self._cleanup.callback(self.catalog.close)
-            self._recover()
+            self._committer = Committer(self.layout, self.catalog, self.session)
+            self._committer.recover()
         except BaseException:
             self._cleanup.close()
             raise
@@ -99,15 +78,11 @@ class Writer:
         self._leases: dict[tuple[str, str, str], tuple[Lease, int]] = {}
         self._cleanup.callback(self._release_leases)
         self._reserved: list[int] = []
-        self._names = 0
-        self._listed: tuple[int, list[FileRow]] | None = None
-        self._open: dict[tuple[str, str], _Open] = {}
+        self._open: dict[tuple[str, str], OpenRun] = {}
         self._reset()
 
     def _reset(self) -> None:
-        self._cells: dict[tuple[str, int], list[tuple[int, int, int, pa.Table]]] = {}
-        self._rows: dict[str, list[pa.Table]] = {}
-        self._on_commit: list[Callable[[], None]] = []
+        self._batch = Batch()
         self._buffered = 0
         self._since = time.monotonic()
 
@@ -151,29 +126,6 @@ class Writer:
         lease, count = self._leases.get(name) or (Lease(self.layout.leases, *name), 0)
         self._leases[name] = (lease, count + 1)
 
-    def _recover(self) -> None:
-        """Finish or undo what writers that died have left: publish their last commit, remove their orphans."""
-        dead = []
-        for path in self.layout.sessions.glob("*.lock"):
-            lock = FileLock(path)
-            if path.stem != self.session and lock.acquire(wait=False):
-                dead.append((path.stem, lock))
-        names = {name for name, _ in dead}
-        left = [p for p in self.layout.data.rglob("*.parquet*") if p.name[:12] in names] if names else []
-        with held(self.layout.commit_lock):
-            committed = {row[0] for row in self.catalog.db.execute("select path from files")}
-            for path in left:
-                if str(path.relative_to(self.layout.root)) not in committed:
-                    segments.remove_readonly(path)
-            try:
-                published = self.layout.read_snapshot()["snapshot"]
-            except StoreError:
-                published = -1
-            if published != self.catalog.last_snapshot()[0]:
-                write_database(self.layout, publish(self.layout, self.catalog))
-        for _, lock in dead:
-            lock.release(remove=True)
-
     # -- what is known ------------------------------------------------------------------------------------
 
     def known(self, source: str, entity: str, project: str) -> dict[str, Known]:
@@ -188,7 +140,7 @@ class Writer:
         """The project's runs that keep failing."""
         return self.catalog.quarantined(source, entity, project)
 
-    def _opened(self, key: RunKey) -> _Open:
+    def _opened(self, key: RunKey) -> OpenRun:
         name = (key.source, key.storage_id)
         found = self._open.get(name)
         if found is None:
@@ -198,7 +150,7 @@ class Writer:
             identity = self.catalog.find(*name)
             if identity is None:
                 identity = Identity(self._new_rid(), key)
-            found = self._open[name] = _Open(identity)
+            found = self._open[name] = OpenRun(identity)
             for (_, stream), states in self.catalog.streams([identity.rid]).items():
                 if True in states:
                     found.live[stream] = states[True]
@@ -230,7 +182,7 @@ class Writer:
             "mirrored_at": now(),
         }
         self._put_row("projects", row)
-        self._on_commit.append(
+        self._batch.later.append(
             lambda: self.catalog.save_project(project.source, project.entity, project.name, gen + 1, new)
         )
 
@@ -259,6 +211,11 @@ class Writer:
         self._flush_if_due()
         return identity.rid
 
+    def is_changed(self, key: RunKey) -> bool:
+        """Whether something was put since the last commit that changes what is held of the run."""
+        found = self._open.get((key.source, key.storage_id))
+        return found is not None and found.dirty
+
     def set_fingerprint(self, key: RunKey, fingerprint: str | None, *, checked_at: datetime | None = None) -> None:
         """Note what the listing said of a run, and that it was just compared with its source. Writes no segment."""
         identity = self._opened(key).identity
@@ -272,7 +229,7 @@ class Writer:
             if identity.gen or self.catalog.find(identity.key.source, identity.key.storage_id):
                 self.catalog.save_run(identity)
 
-        self._on_commit.append(save)
+        self._batch.later.append(save)
 
     def begin(self, key: RunKey, stream: Stream, *, keep: bool = False) -> None:
         """Start a new generation of a stream. The old one stays visible until `publish`. With `keep` the
@@ -286,11 +243,11 @@ class Writer:
         if keep:
             found.changed.add(stream)
 
-    def _drop_buffered(self, found: _Open, stream: Stream) -> None:
+    def _drop_buffered(self, found: OpenRun, stream: Stream) -> None:
         """Rows of an unpublished generation that never reached a segment need not do so any more."""
         state = found.streams.get(stream)
         if state and state.pending:
-            for (table, _), parts in self._cells.items():
+            for (table, _), parts in self._batch.cells.items():
                 if table == STREAM_TABLE[stream]:
                     parts[:] = [p for p in parts if p[:2] != (found.identity.rid, state.gen)]
 
@@ -308,9 +265,9 @@ class Writer:
         steps = [s for s in (state.last_step, batch.last_step) if s is not None]
         table = STREAM_TABLE[stream]
         part = (found.identity.rid, state.gen, state.rows, batch.table)
-        self._cells.setdefault((table, self._shard(key)), []).append(part)
+        self._batch.cells.setdefault((table, _shard(key)), []).append(part)
         if stream == "history":
-            self._stats(found, state).add(batch.table, state.rows)
+            self._committer.stats(found, state).add(batch.table, state.rows)
             found.metrics_changed = True
         found.streams[stream] = replace(
             state,
@@ -368,13 +325,13 @@ class Writer:
         n = len(columns[0])
         ids = [[found.identity.rid] * n, [state.gen] * n]
         made = pa.table([*ids, *columns], schema=tables()[STREAM_TABLE[stream]])
-        self._rows.setdefault(STREAM_TABLE[stream], []).append(made)
+        self._batch.rows.setdefault(STREAM_TABLE[stream], []).append(made)
         self._buffered += made.nbytes
         found.streams[stream] = state
         found.changed.add(stream)
 
     def _put_row(self, table: str, row: dict[str, Any]) -> None:
-        self._rows.setdefault(table, []).append(pa.Table.from_pylist([row], schema=tables()[table]))
+        self._batch.rows.setdefault(table, []).append(pa.Table.from_pylist([row], schema=tables()[table]))
 
     # -- gone, failing, done ------------------------------------------------------------------------------
 
@@ -395,13 +352,16 @@ class Writer:
     def quarantine(self, failure: Failure) -> None:
         """Keep a failure, so that the run is left alone until `next_try` and everybody can see why."""
         identity = self._opened(failure.key).identity
-        self._on_commit += [lambda: self.catalog.save_run(identity), lambda: self.catalog.save_failure(failure)]
+        self._batch.later += [
+            lambda: self.catalog.save_run(identity),
+            lambda: self.catalog.save_failure(failure),
+        ]
         self._put_failure(failure)
 
     def mended(self, key: RunKey, stage: str) -> None:
         """The run could be fetched after all; does nothing if it was not in quarantine."""
         if self.catalog.failing(key, stage):
-            self._on_commit.append(lambda: self.catalog.forget_failure(key, stage) and None)
+            self._batch.later.append(lambda: self.catalog.forget_failure(key, stage))
             self._put_failure(Failure(key, stage, "", 0, now()))
 
     def _put_failure(self, f: Failure) -> None:
@@ -425,30 +385,38 @@ class Writer:
         """Keep the outcome of a sync. One that changed nothing and failed nowhere only moves the project's
         `checked_at` in the catalog, so that it writes no file."""
         r = report
-        self._on_commit.append(
+        self._batch.later.append(
             lambda: self.catalog.checked_project(r.source, r.entity, r.project, r.finished_at, r.outcome, r.message)
         )
         if r.outcome != "ok" or r.runs_new + r.runs_changed + r.runs_gone + r.runs_failed:
             self._put_row("sync_log", {n: getattr(r, n) for n in tables()["sync_log"].names})
 
+    def commit(self) -> None:
+        """Make everything put so far visible, durably and at once. Does nothing if there is nothing to do."""
+        self._committer.commit(list(self._open.values()), self._batch)
+        self._open = {name: found for name, found in self._open.items() if found.writing}
+        self._reset()
+
     # -- for repair ---------------------------------------------------------------------------------------
 
     def holds_version(self, identity: Identity) -> bool:
         """Whether the live version of a run is still in the data."""
-        return identity.gen in self._read("runs", [identity.rid], [identity.gen])["gen"].to_pylist()
+        return identity.gen in self._committer.read("runs", [identity.rid], [identity.gen])["gen"].to_pylist()
 
     def mark_lost(self, key: RunKey, stream: Stream, fingerprint: str, *, visible: bool) -> None:
         """Rows of a stream are gone: say so, and make the next incremental read start over."""
         found = self._opened(key)
         note = "rows were lost with a damaged file; the next sync fetches them again"
         found.streams[stream] = replace(
-            found.live[stream], last_fingerprint=fingerprint, fetched=Fetched(stream, "rows", complete=False, note=note)
+            found.live[stream],
+            last_fingerprint=fingerprint,
+            fetched=Fetched(stream, "rows", complete=False, note=note),
         )
         if visible:
             found.changed.add(stream)
         else:
             state = found.streams[stream]
-            self._on_commit.append(lambda: self.catalog.save_stream(found.identity.rid, stream, state))
+            self._batch.later.append(lambda: self.catalog.save_stream(found.identity.rid, stream, state))
 
     def recount_metrics(self, key: RunKey) -> None:
         """Make the rows of `metric` anew from the cells."""
@@ -456,7 +424,7 @@ class Writer:
         state = found.live.get("history")
         if state:
             found.stats, found.stats_gen = MetricStats(), state.gen
-            found.stats.add(self._read("history", [found.identity.rid], [state.gen]).sort_by("row"), 0)
+            found.stats.add(self._committer.read("history", [found.identity.rid], [state.gen]).sort_by("row"), 0)
             found.metrics_changed = True
             found.changed.add("history")
 
@@ -467,171 +435,10 @@ class Writer:
         self._save_later(found.identity)
         if files := found.streams.get("files"):
             unknown = replace(files, last_fingerprint=None)
-            self._on_commit.append(lambda: self.catalog.save_stream(found.identity.rid, "files", unknown))
-
-    # -- committing ---------------------------------------------------------------------------------------
-
-    def commit(self) -> None:
-        """Make everything put so far visible, durably and at once. Does nothing if there is nothing to do."""
-        dirty = [found for found in self._open.values() if found.dirty]
-        at = now()
-        made: list[tuple[str, int, pa.Table]] = []
-        made += [(table, shard, segments.sorted_cells(parts)) for (table, shard), parts in self._cells.items() if parts]
-        made += [(table, 0, pa.concat_tables(parts)) for table, parts in self._rows.items()]
-        superseded: dict[str, int] = {}
-        made += [(table, 0, rows) for table, rows in self._document_rows(dirty, at, superseded).items()]
-        made = [part for part in made if part[2].num_rows]
-        if not (made or dirty or self._on_commit):
-            return
-        identities = {f.identity.rid: f.identity for f in self._open.values()}
-        written: list[FileRow] = []
-        try:
-            for table, shard, rows in made:
-                inside = _inside(rows, identities)
-                written.append(
-                    segments.write_segment(self.layout, self._name(), table, rows, shard=shard, identities=inside)
-                )
-            with held(self.layout.commit_lock), self.catalog.transaction():
-                self._save(dirty, written, superseded, at)
-        except BaseException:
-            # An interrupt may arrive when the transaction is through: only the catalog knows.
-            committed = {file.path for file in self.catalog.files()}
-            for file in written:
-                if file.path not in committed:
-                    segments.remove_readonly(self.layout.root / file.path)
-            raise
-        if written:
-            with held(self.layout.commit_lock):
-                write_database(self.layout, publish(self.layout, self.catalog))
-        for found in dirty:
-            found.document_changed = found.metrics_changed = False
-            found.nodes_of.clear()
-            found.changed.clear()
-            found.live.update({s: state for s, state in found.streams.items() if not state.pending})
-        self._open = {name: found for name, found in self._open.items() if found.writing}
-        self._reset()
-
-    def _document_rows(self, dirty: list[_Open], at: datetime, superseded: dict[str, int]) -> dict[str, pa.Table]:
-        """Give every run whose visible state changes its next version, and make its rows."""
-        rows: list[versions.Version] = []
-        metrics: list[pa.Table] = []
-
-        def replaced(table: str, old: int) -> None:
-            superseded[table] = superseded.get(table, 0) + (old > 0)
-
-        shown = [f for f in dirty if f.document_changed or any(not f.streams[s].pending for s in f.changed)]
-        lacking = [f for f in shown if f.run is None or (f.run.metadata is None and f.identity.gen)]
-        stored = self._stored_runs([f.identity for f in lacking])
-        for found in lacking:
-            old = stored.get(found.identity.rid)
-            if found.run and old:
-                found.run = replace(found.run, metadata=old.metadata)
-            elif old:
-                found.run = old
-            elif not found.run:
-                raise StoreError(
-                    f"run `{found.identity.key.path}` is in the catalog, but not in the data: "
-                    f"run `mirror repair --mirror {self.layout.root}`"
-                )
-        for found in shown:
-            identity = found.identity
-            assert found.run is not None
-            new = identity.gen + 1
-            replaced("runs", identity.gen)
-            for document in found.nodes_of:
-                replaced(document, getattr(identity, f"{document}_gen"))
-                setattr(identity, f"{document}_gen", new)
-            history = found.streams.get("history")
-            if found.metrics_changed and history and not history.pending:
-                replaced("metric", identity.metric_gen)
-                identity.metric_gen = new
-                stats = self._stats(found, history).table()
-                metrics.append(_with_ids(identity.rid, new, stats))
-            identity.gen = new
-            streams = found.live | {s: state for s, state in found.streams.items() if not state.pending}
-            rows.append(versions.Version(identity, found.run, streams, at, tuple(found.nodes_of)))
-        made = versions.document_tables(rows) if rows else {}
-        if metrics:
-            made["metric"] = pa.concat_tables(metrics).cast(tables()["metric"])
-        return made
-
-    def _save(self, dirty: list[_Open], written: list[FileRow], superseded: dict[str, int], at: datetime) -> None:
-        """The one transaction of a commit."""
-        for found in dirty:
-            expected = self.catalog.live_gen(found.identity.rid)
-            if expected and expected > found.identity.gen:
-                raise StoreError(f"run `{found.identity.key.path}` was changed by another writer meanwhile: run the command again")
-            self.catalog.save_run(found.identity)
-            for stream in found.changed:
-                self.catalog.save_stream(found.identity.rid, stream, found.streams[stream])
-        for later in self._on_commit:
-            later()
-        for table, count in superseded.items():
-            self.catalog.supersede(table, count)
-        if written:
-            snapshot = self.catalog.new_snapshot(at, self.session)
-            for file in written:
-                self.catalog.add_file(file, snapshot)
-
-    def _name(self) -> str:
-        self._names += 1
-        return f"{self.session}-{self._names:06d}"
-
-    def _shard(self, key: RunKey) -> int:
-        """The folder of a project's cells: a number, so that names from outside never become paths."""
-        text = f"{key.source}\0{key.entity}\0{key.project}".encode("utf-8", "surrogatepass")
-        return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
-
-    # -- reading back what a change needs -----------------------------------------------------------------
-
-    def _stats(self, found: _Open, state: StreamState) -> MetricStats:
-        if found.stats is None or found.stats_gen != state.gen:
-            found.stats, found.stats_gen = MetricStats(), state.gen
-            if state.rows:
-                live = found.live.get("history")
-                if live and live.gen == state.gen and live.rows == state.rows:
-                    found.stats.load(self._read("metric", [found.identity.rid], [found.identity.metric_gen]))
-                else:
-                    cells = self._read("history", [found.identity.rid], [state.gen])
-                    found.stats.add(cells.sort_by("row"), 0)
-        return found.stats
-
-    def _stored_runs(self, identities: list[Identity]) -> dict[int, Run]:
-        """rid -> the live version of these runs, read back from the data."""
-        if not identities:
-            return {}
-        gens = {i.rid: i.gen for i in identities}
-        rows = self._read("runs", [*gens], [*gens.values()]).to_pylist()
-        return {row["rid"]: versions.run_of(row) for row in rows if row["gen"] == gens[row["rid"]]}
-
-    def _read(self, table: str, rids: list[int], gens: list[int]) -> pa.Table:
-        """Rows of these runs and versions, from the few files that hold them."""
-        number = self.catalog.last_snapshot()[0]
-        if self._listed is None or self._listed[0] != number:
-            self._listed = (number, self.catalog.files())
-        wanted = [("rid", "in", rids), ("gen", "in", gens)]
-        parts = [tables()[table].empty_table()]
-        for file in self._listed[1]:
-            if file.table == table and any(holds(file.rids, rid) for rid in rids):
-                parts.append(pq.read_table(self.layout.root / file.path, filters=wanted).cast(tables()[table]))
-        return pa.concat_tables(parts)
+            self._batch.later.append(lambda: self.catalog.save_stream(found.identity.rid, "files", unknown))
 
 
-def _with_ids(rid: int, gen: int, rows: pa.Table) -> pa.Table:
-    ids = [pa.repeat(pa.scalar(n, pa.int64()), rows.num_rows) for n in (rid, gen)]
-    return pa.table([*ids, *rows.columns], names=["rid", "gen", *rows.column_names])
-
-
-def _inside(rows: pa.Table, identities: dict[int, Identity]) -> list[tuple[Any, ...]]:
-    """Who the runs in these rows are, for the footer."""
-    if "rid" not in rows.column_names:
-        return []
-    found = []
-    for rid in pc.unique(rows["rid"]).to_pylist():
-        if rid in identities:
-            k = identities[rid].key
-            found.append((rid, k.source, k.storage_id, k.entity, k.project, k.run_id))
-    return found
-
-
-__all__ = ["CELL_TABLES", "LogLine", "Writer"]
+def _shard(key: RunKey) -> int:
+    """The folder of a project's cells: a number, so that names from outside never become paths."""
+    text = f"{key.source}\0{key.entity}\0{key.project}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
