@@ -54,8 +54,8 @@ class MetricStats:
         number = np.flatnonzero((kind <= INT) & has_v)
         np.fmin.at(new["min_v"], code[number], v[number])
         np.fmax.at(new["max_v"], code[number], v[number])
-        seen: Mask = counts.any(axis=1)  # a dictionary may hold keys that no cell of the batch has
-        self._merge(list(compress(places, seen.tolist())), {name: column[seen] for name, column in new.items()})
+        seen = np.bincount(code, minlength=n) > 0  # a dictionary may hold keys that no cell of the batch has
+        self._merge(list(compress(places, seen)), {name: column[seen] for name, column in new.items()})
 
     def load(self, rows: pa.Table) -> None:
         """Take over rows of `metric` (one generation of one run)."""
