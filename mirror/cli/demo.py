@@ -1,0 +1,154 @@
+"""`mirror demo`: the main job, start to end, on this machine alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from mirror.errors import UsageError
+
+_BEST = """
+select name, state, config->>'lr' as lr, config->>'width' as width, round((summary->>'val/acc')::double, 3) as accuracy
+from runs where state = 'finished' order by (summary->>'val/acc')::double desc nulls last limit 5
+"""
+_DIVERGED = """
+select name, state, min(step) filter (kind = 'nonfinite') as first_nan_step, count(*) filter (kind = 'nonfinite') as nan_rows
+from history join runs using (rid) where key = 'loss' group by all having nan_rows > 0
+"""
+
+
+@click.command("demo")
+@click.option(
+    "--dir",
+    "folder",
+    default="mirror-demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to make; the mirror stays there for you to play with.",
+)
+def command(folder: Path) -> None:
+    """Show everything in a minute: log, sync, ask. No account and no network needed.
+
+    Starts a server on a free port of this machine, trains a small model a few dozen times and logs it there
+    through W&B's wire (with the real SDK if `wandb` is installed), pulls all of it into a fresh mirror, and
+    asks the mirror some questions.
+
+    \b
+    Example:
+      mirror demo
+      mirror sql "select name, summary from runs" --mirror mirror-demo/mirror
+    """
+    from mirror.demo.server import embedded_server, environment
+    from mirror.demo.training import ENTITY, PROJECT
+
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"`{folder}` is not empty: remove it, or choose another folder with --dir")
+    root = folder / "mirror"
+    path = f"{ENTITY}/{PROJECT}"
+    with tempfile.TemporaryDirectory() as scratch, embedded_server(folder / "server") as server:
+        env = environment(server, Path(scratch))
+        _step(f"A server that speaks W&B's API runs at {server['WANDB_BASE_URL']}.")
+        _log(env)
+        _step(f"Pull the project into a mirror: mirror sync {path}")
+        _mirror(["sync", path], root, env)
+        _step("Sync again: nothing changed, so nothing is fetched.")
+        _mirror(["sync", path], root, env)
+    _step("The server is gone; from here on everything is answered by the mirror. A leaderboard, in SQL:")
+    _mirror(["sql", _BEST], root)
+    _step("A MongoDB-style filter, as in wandb.Api():")
+    where = '{"config.width": 32, "summary_metrics.val/acc": {"$gt": 0.9}}'
+    click.secho(f"  mirror runs {path} --filter '{where}'", dim=True)
+    _mirror(["runs", path, "--filter", where, "--columns", "name,state,config.lr,summary.val/acc"], root)
+    _step("Which runs diverged, and when? NaN is kept as NaN:")
+    _mirror(["sql", _DIVERGED], root)
+    _step("Learning curves, every logged row of them:")
+    _curves(root)
+    at = f"--mirror {root}"
+    _step("It is all yours to play with:")
+    for line in (
+        f"mirror status {at}",
+        f'mirror sql "select * from history where key = \'loss\' limit 5" {at}',
+        f"mirror query --list {at}",
+        f'mirror sql "from runs" --format parquet -o runs.parquet {at}',
+        f"mirror serve {at}        # unchanged wandb.Api() scripts read from it",
+        "mirror sync YOUR-TEAM/YOUR-PROJECT      # your own, from wandb.ai (uses your `wandb login`)",
+    ):
+        click.echo(f"  {line}")
+
+
+def _step(text: str) -> None:
+    click.echo()
+    click.secho(text, bold=True)
+
+
+def _log(env: dict[str, str]) -> None:
+    """Train and log, two processes side by side."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from mirror.demo.logging import road
+    from mirror.demo.training import trials
+
+    how, total = road(), len(trials())
+    through = "the real wandb SDK" if how == "sdk" else "W&B's wire (install `wandb` to use the real SDK)"
+    _step(f"Train {total} small networks and log them through {through}.")
+    console = Console(stderr=True)
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=total)
+        command = [sys.executable, "-m", "mirror.demo.logging", how]
+        processes = [
+            subprocess.Popen([*command, str(first), "2"], env=env, stdout=subprocess.PIPE, text=True) for first in (0, 1)
+        ]
+        try:
+            for process in processes:
+                assert process.stdout is not None
+                for _ in process.stdout:
+                    progress.advance(task)
+        finally:
+            for process in processes:
+                process.wait()
+    if any(process.returncode for process in processes):
+        raise UsageError("logging the demo's runs failed (see above): try again without the SDK in a fresh environment")
+
+
+def _mirror(args: list[str], root: Path, env: dict[str, str] | None = None) -> None:
+    """Run a command of this program as a user would."""
+    done = subprocess.run([sys.executable, "-m", "mirror", *args, "--mirror", str(root)], env=env, check=False)
+    if done.returncode:
+        raise click.exceptions.Exit(done.returncode)
+
+
+def _curves(root: Path) -> None:
+    from uniplot import plot_to_string
+
+    import mirror
+
+    query = """
+        select name, step, value from history join runs using (rid)
+        where key = 'loss' and kind = 'number'
+          and name in ('lr0.3-width32-seed0', 'lr0.1-width32-seed0', 'lr0.01-width32-seed0')
+        order by name, row
+    """
+    with mirror.open(root) as m:
+        curves: dict[str, tuple[list[int], list[float]]] = {}
+        for name, step, value in m.sql(query).fetchall():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(value)
+    lines = plot_to_string(
+        xs=[steps for steps, _ in curves.values()],
+        ys=[values for _, values in curves.values()],
+        legend_labels=list(curves),
+        title="loss by step",
+        lines=True,
+        width=80,
+        height=14,
+        color=sys.stdout.isatty(),
+        character_set="braille",
+    )
+    click.echo("\n".join(lines) if isinstance(lines, list) else lines)
