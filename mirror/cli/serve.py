@@ -1,0 +1,63 @@
+"""`mirror serve`: W&B's own API on top of a mirror."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("serve")
+@click.option(
+    "--mirror",
+    "root",
+    envvar="MIRROR_ROOT",
+    default="./wandb-mirror",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the mirror; made if it does not exist.",
+)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    help="File with the API key clients must use (else MIRROR_API_KEY, else one is made and shown once).",
+)
+@click.option("--read-only", is_flag=True, help="Refuse everything that would change the mirror; write nothing.")
+@click.option("--entity", default="local", show_default=True, help="Entity of the user; where runs without one go.")
+@click.option(
+    "--crash-after",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(min=0.5),
+    help="Seconds without a sign of life after which a run counts as crashed.",
+)
+@click.option("--allow-host", "allow_hosts", multiple=True, help="Further host name clients may call the server by.")
+def command(
+    root: Path,
+    port: int,
+    host: str,
+    api_key_file: Path | None,
+    read_only: bool,
+    entity: str,
+    crash_after: float,
+    allow_hosts: tuple[str, ...],
+) -> None:
+    """Serve a mirror to W&B's SDK: `wandb.Api()` scripts read from it, `wandb.init()` logs into it.
+
+    Set WANDB_BASE_URL and WANDB_API_KEY to what is printed at the start; nothing else changes.
+    """
+    from mirror.server.runner import serve
+
+    serve(
+        root,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        read_only=read_only,
+        entity=entity,
+        crash_after=crash_after,
+        allow_hosts=allow_hosts,
+        say=lambda line: click.echo(line),
+    )

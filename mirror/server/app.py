@@ -1,0 +1,282 @@
+"""The HTTP side: which paths there are, who may use them, and how errors look (PROTOCOL 1.2)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import orjson
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from mirror.errors import LockedError, MirrorError, NotFoundError, StoreError, UsageError
+from mirror.server import execution, files, stream
+from mirror.server.artifacts import Artifacts
+from mirror.server.auth import Hosts, Key, Signer, presented_key
+from mirror.server.blobs import Blob, Incoming, blob_path, incoming
+from mirror.server.context import Context
+from mirror.server.home import Found, Home
+from mirror.server.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, read_body
+from mirror.server.listings import Listings
+from mirror.server.rows import dumps
+
+Handler = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
+
+_MAX_ANONYMOUS = 20_000  # bytes of a query that is answered without a valid key
+_MAX_METADATA = 4 << 20
+_READ_ONLY = "this server is read-only (`mirror serve --read-only`): it takes no runs and no changes"
+
+
+class Server:
+    """The handlers, over one served mirror."""
+
+    def __init__(self, home: Home, key: Key, hosts: Hosts) -> None:
+        self.home = home
+        self._key = key
+        self._hosts = hosts
+        self._signer = Signer()
+        self._listings = Listings()
+        self._documents = execution.Documents()
+        self._artifacts = Artifacts(home.layout, read_only=home.read_only)
+
+    def app(self) -> Starlette:
+        @asynccontextmanager
+        async def lifespan(_: Starlette) -> Any:
+            yield
+            await run_in_threadpool(self.home.close)
+
+        run = "/{entity}/{project}/{run_id}"
+        routes = [
+            Route("/graphql", self._guarded(self.graphql, anonymous=True), methods=["POST"]),
+            Route(f"/files{run}/file_stream", self._guarded(self.file_stream), methods=["POST"]),
+            Route(f"/files{run}/{{name:path}}", self._guarded(self.download, signed=True), methods=["GET", "HEAD"]),
+            Route(f"/upload{run}/{{name:path}}", self._guarded(self.upload), methods=["PUT"]),
+            Route("/artifact-upload/{artifact}/{kind}/{name:path}", self._guarded(self.artifact_upload), methods=["PUT"]),
+            Route(
+                "/artifact-upload/{artifact}/{kind}/{name:path}",
+                self._guarded(self.artifact_download, signed=True),
+                methods=["GET", "HEAD"],
+            ),
+            Route("/healthz", self._guarded(self.health, anonymous=True)),
+            Route("/ready", self._guarded(self.health, anonymous=True)),
+            Route("/", self._guarded(self.root, anonymous=True)),
+        ]
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _not_found, 405: _not_found})
+
+    # -- around every handler -----------------------------------------------------------------------------
+
+    def _guarded(self, handler: Handler, *, anonymous: bool = False, signed: bool = False) -> Handler:
+        async def guarded(request: Request) -> Response:
+            try:
+                if not self._hosts.allows(request.headers.get("host")):
+                    raise Refused(421, "this server does not answer to that host name: see `mirror serve --allow-host`")
+                if not (anonymous or self._authorized(request) or (signed and self._signed(request))):
+                    raise Refused(401, "user is not logged in")
+                return await handler(request)
+            except Refused as exc:
+                return _error(exc.status, exc.message)
+            except ClientDisconnect:
+                return _error(400, "the client hung up")
+            except MirrorError as exc:
+                return _error(_status(exc), str(exc))
+            except Exception as exc:
+                traceback.print_exception(exc, file=sys.stderr)
+                return _error(500, f"internal error ({type(exc).__name__}): see the server's log")
+
+        return guarded
+
+    def _authorized(self, request: Request) -> bool:
+        key = presented_key(request.headers.get("authorization"))
+        return key is not None and self._key.matches(key)
+
+    def _signed(self, request: Request) -> bool:
+        query = request.query_params
+        return self._signer.valid(request.scope["path"], query.get("expires"), query.get("signature"))
+
+    # -- handlers -----------------------------------------------------------------------------------------
+
+    async def health(self, _: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def root(self, request: Request) -> Response:
+        return PlainTextResponse(
+            "A mirror speaks W&B's API here. Point the SDK at it:\n"
+            f"  export WANDB_BASE_URL={_base_url(request)}\n  export WANDB_API_KEY=<the key of this server>\n"
+        )
+
+    async def graphql(self, request: Request) -> Response:
+        authorized = self._authorized(request)
+        body = await read_body(request, MAX_GRAPHQL_BYTES if authorized else _MAX_ANONYMOUS)
+        query, variables, name = _graphql_request(body)
+        context = Context(
+            self.home, self._artifacts, self._listings, self._signer, _base_url(request), authorized,
+            request.headers.get("x-wandb-username") or self.home.entity, request.headers.get("x-wandb-user-email") or "",
+        )  # fmt: skip
+        return await run_in_threadpool(self._graphql, query, variables, name, context)
+
+    def _graphql(self, query: str, variables: dict[str, Any] | None, name: str | None, context: Context) -> Response:
+        document = self._documents.get(query)
+        operation = execution.operation(document, name)
+        if not context.authorized and (
+            execution.is_mutation(operation) or not execution.asks_only_for_viewer(operation)
+        ):
+            raise Refused(401, "user is not logged in")
+        if self.home.read_only and execution.is_mutation(operation):
+            raise Refused(403, _READ_ONLY)
+        response = execution.run(document, variables, name, context)
+        refused = response["data"] is None and not any("path" in e for e in response.get("errors", ()))
+        return _json(response, 400 if refused else 200)
+
+    async def file_stream(self, request: Request) -> Response:
+        self._refuse_if_read_only()
+        entity, project, run_id = _run_path(request)
+        body = await read_body(request, MAX_STREAM_BYTES)
+        return _json(await run_in_threadpool(stream.take, self.home, entity, project, run_id, body))
+
+    async def upload(self, request: Request) -> Response:
+        self._refuse_if_read_only()
+        entity, project, run_id = _run_path(request)
+        name = files.checked_name(request.path_params["name"])
+        found = await run_in_threadpool(self._run, entity, project, run_id)
+        self.home.own(found)
+        blob = await self._receive(request)
+        await run_in_threadpool(self._file_arrived, found, name, blob)
+        return _json({})
+
+    def _file_arrived(self, found: Found, name: str, blob: Blob) -> None:
+        self.home.put_files(found, [files.entry(name, blob)])
+        if name == files.METADATA and blob.size <= _MAX_METADATA:
+            data = blob_path(self.home.layout.blobs, blob.sha256).read_bytes()
+            try:
+                self.home.edit(found, {"metadata": data.decode()})
+            except UnicodeDecodeError:
+                pass  # kept as a file all the same
+
+    async def artifact_upload(self, request: Request) -> Response:
+        self._refuse_if_read_only()
+        artifact, kind, name = (request.path_params[p] for p in ("artifact", "kind", "name"))
+        self._artifacts.get(artifact)
+        blob = await self._receive(request)
+        part = {"manifest": name} if kind == "manifest" else {"file": name}
+        await run_in_threadpool(lambda: self._artifacts.arrived(artifact, blob=blob, **part))
+        return _json({})
+
+    async def _receive(self, request: Request) -> Blob:
+        with incoming(self.home.layout.blobs) as sink:
+            await _pour(request, sink)
+            return await run_in_threadpool(sink.keep)
+
+    async def download(self, request: Request) -> Response:
+        entity, project, run_id = _run_path(request)
+        name = request.path_params["name"]
+        return await run_in_threadpool(self._download, entity, project, run_id, name)
+
+    def _download(self, entity: str, project: str, run_id: str, name: str) -> Response:
+        found = self._run(entity, project, run_id)
+        held = self.home.files(self.home.look(), found).get(name)
+        sha256 = files.sha256_of(held) if held else None
+        if sha256:
+            return _attachment(blob_path(self.home.layout.blobs, sha256), name, held.mimetype if held else None)
+        if name == files.METADATA and (metadata := self.home.look().whole(found).run.metadata):
+            return Response(metadata.encode(), headers=_safe_headers(name), media_type="application/json")
+        if held:
+            raise NotFoundError(f"this mirror lists `{name}`, but does not hold its bytes")
+        raise NotFoundError(f"run `{found.run.key.path}` has no file `{name[:200]}`")
+
+    async def artifact_download(self, request: Request) -> Response:
+        found = self._artifacts.get(request.path_params["artifact"])
+        name = request.path_params["name"]
+        part = (found.manifests if request.path_params["kind"] == "manifest" else found.files).get(name)
+        path = self._artifacts.bytes_of(part) if part else None
+        if path is None:
+            raise NotFoundError(f"artifact `{found.collection}` has no bytes under that name")
+        return _attachment(path, name.rsplit("/", 1)[-1], None)
+
+    def _run(self, entity: str, project: str, run_id: str) -> Found:
+        found = self.home.look().run(entity, project, run_id)
+        if found is None:
+            raise NotFoundError(f"there is no run `{entity}/{project}/{run_id}` here")
+        return found
+
+    def _refuse_if_read_only(self) -> None:
+        if self.home.read_only:
+            raise Refused(403, _READ_ONLY)
+
+
+async def _pour(request: Request, sink: Incoming) -> None:
+    async for chunk in request.stream():
+        sink.write(chunk)
+
+
+def _graphql_request(body: bytes) -> tuple[str, dict[str, Any] | None, str | None]:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            found = json.loads(body)
+        except ValueError as exc:
+            raise Refused(400, f"the body is no JSON: {exc}") from exc
+    query = found.get("query") if isinstance(found, dict) else None
+    variables = found.get("variables") if isinstance(found, dict) else None
+    if not isinstance(query, str) or not (variables is None or isinstance(variables, dict)):
+        raise Refused(400, 'the body must be an object like {"query": "..", "variables": {..}}')
+    name = found.get("operationName")
+    return query, variables, name if isinstance(name, str) else None
+
+
+def _run_path(request: Request) -> tuple[str, str, str]:
+    p = request.path_params
+    return p["entity"], p["project"], p["run_id"]
+
+
+def _base_url(request: Request) -> str:
+    return f"{request.url.scheme}://{request.headers['host']}"
+
+
+def _status(exc: MirrorError) -> int:
+    if isinstance(exc, NotFoundError):
+        return 404
+    if isinstance(exc, LockedError):
+        return 503
+    if isinstance(exc, StoreError):
+        return 507 if "disk is full" in str(exc) else 500
+    return 400 if isinstance(exc, UsageError) else 409
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(dumps(value), status, media_type="application/json")
+
+
+def _error(status: int, message: str) -> Response:
+    headers = {"WWW-Authenticate": 'Basic realm="api"'} if status == 401 else None
+    return Response(dumps({"errors": [{"message": message}]}), status, headers, "application/json")
+
+
+async def _not_found(request: Request, exc: Exception) -> Response:
+    status = int(getattr(exc, "status_code", 404))
+    return _error(status, f"there is nothing at {request.method} {request.url.path} here")
+
+
+def _safe_headers(name: str) -> dict[str, str]:
+    """Bytes from strangers are downloads, whatever they claim to be, and never a page of this host."""
+    return {
+        "Content-Disposition": f"attachment; filename*=utf-8''{quote(name.rsplit('/', 1)[-1], safe='')}",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Cache-Control": "private, no-cache",
+    }
+
+
+def _attachment(path: Any, name: str, mimetype: str | None) -> Response:
+    if not path.exists():
+        raise NotFoundError(f"the bytes of `{name}` are gone from the mirror's blobs: sync or upload them again")
+    return FileResponse(path, media_type=mimetype or "application/octet-stream", headers=_safe_headers(name))

@@ -1,0 +1,153 @@
+"""Who may ask: the API key, the Host header, and signed links.
+
+A key has at least 40 characters, as the SDK demands (`wandb` refuses shorter ones before it asks a server).
+The key made at the first start has 40 random letters and digits, so a salted SHA-256 of it is as good as a
+slow hash: there is nothing to guess. A key given by file or environment is held in memory only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import json
+import os
+import secrets
+import socket
+import string
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror.errors import StoreError, UsageError
+
+MIN_KEY_LENGTH = 40
+KEY_FILE = "serve-key.json"
+_ALPHABET = string.ascii_lowercase + string.digits
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is needed to check a key: its salted hash."""
+
+    salt: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, key: str, salt: bytes | None = None) -> Key:
+        salt = secrets.token_bytes(16) if salt is None else salt
+        return cls(salt, hashlib.sha256(salt + key.encode()).digest())
+
+    def matches(self, key: str) -> bool:
+        return hmac.compare_digest(self.digest, Key.of(key, self.salt).digest)
+
+
+def find_key(root: Path, key_file: Path | None, read_only: bool) -> tuple[Key, str | None, str]:
+    """The key to check against, the key itself if it was made just now, and a word on where it is from.
+
+    `--api-key-file`, then `MIRROR_API_KEY`, then the hash kept in ROOT; else a new key, whose hash is kept
+    in ROOT unless the server is read-only.
+    """
+    if key_file is not None:
+        try:
+            given = key_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise UsageError(f"the API key file `{key_file}` cannot be read: {exc}") from exc
+        return Key.of(_checked(given, f"in `{key_file}`")), None, f"API key from {key_file}"
+    if given := os.environ.get("MIRROR_API_KEY", "").strip():
+        return Key.of(_checked(given, "in `MIRROR_API_KEY`")), None, "API key from MIRROR_API_KEY"
+    path = root / KEY_FILE
+    if path.exists():
+        return _read(path), None, f"API key of {path} (shown when it was made; remove the file to get another)"
+    key = "".join(secrets.choice(_ALPHABET) for _ in range(MIN_KEY_LENGTH))
+    checked = Key.of(key)
+    if read_only:
+        return checked, key, "API key of this run of the server (nothing is written)"
+    _write(path, checked)
+    return checked, key, f"API key made now and shown once; its hash is in {path}"
+
+
+def _checked(key: str, where: str) -> str:
+    if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(
+            f"the API key {where} has {len(key)} characters; W&B's SDK takes only keys of at least "
+            f"{MIN_KEY_LENGTH} printable ASCII characters without spaces"
+        )
+    return key
+
+
+def _read(path: Path) -> Key:
+    try:
+        held = json.loads(path.read_text())
+        return Key(bytes.fromhex(held["salt"]), bytes.fromhex(held["sha256"]))
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise StoreError(f"the key file `{path}` is damaged; remove it to have a new key made") from exc
+
+
+def _write(path: Path, key: Key) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as out:
+            json.dump({"salt": key.salt.hex(), "sha256": key.digest.hex()}, out)
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as exc:
+        raise StoreError(f"the key file `{path}` cannot be written: {exc}") from exc
+
+
+def presented_key(authorization: str | None) -> str | None:
+    """The key of an `Authorization: Basic base64("api:" + KEY)` header (PROTOCOL 1.1), or None."""
+    scheme, _, value = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, _, key = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+    except (ValueError, binascii.Error):
+        return None
+    return key if user == "api" else None
+
+
+class Hosts:
+    """Which Host headers are answered: a page of a stranger's domain that is made to resolve to this
+    machine (DNS rebinding) cannot name any of these."""
+
+    def __init__(self, bound: str, allowed: Iterable[str] = ()) -> None:
+        self._names = {"localhost", bound.lower(), socket.gethostname().lower(), *(a.lower() for a in allowed)}
+
+    def allows(self, header: str | None) -> bool:
+        if not header:
+            return False
+        name = header.rsplit(":", 1)[0] if not header.endswith("]") and ":" in header else header
+        name = name.strip("[]").lower()
+        if name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+class Signer:
+    """Links that work without a key for a while, as W&B's signed bucket URLs do (`directUrl`)."""
+
+    def __init__(self, seconds: int = 3600) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._seconds = seconds
+
+    def sign(self, path: str) -> str:
+        """The query string that lets anybody GET `path` (the decoded URL path) until it expires."""
+        until = int(time.time()) + self._seconds
+        return f"expires={until}&signature={self._mac(path, until)}"
+
+    def valid(self, path: str, expires: str | None, signature: str | None) -> bool:
+        if not (expires or "").isdigit() or not signature:
+            return False
+        until = int(expires or 0)
+        return until >= time.time() and hmac.compare_digest(signature, self._mac(path, until))
+
+    def _mac(self, path: str, until: int) -> str:
+        return hmac.new(self._secret, f"{until}\n{path}".encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,203 @@
+"""Rows of a run for the wire: from segments, then from the spool, in logged order.
+
+Nothing is held between requests. A range that holds more rows than were asked for is thinned out evenly, its
+first and last row included (PROTOCOL 2.4: the real rule is not known; clients ask for more than a range holds).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import duckdb
+
+from mirror.errors import UsageError
+from mirror.records import Stream
+from mirror.server.home import Found, Home, Look
+from mirror.server.rows import parse_row
+from mirror.server.shelf import Shelf
+from mirror.store.cells import rows_as_json
+from mirror.store.live import read_lines
+from mirror.store.schema import STREAM_TABLE
+
+_TRIES = 20
+
+
+def count(look: Look, found: Found, stream: Stream) -> int:
+    """Rows of a stream, in segments and live."""
+    if found.live and look.home.live:
+        try:
+            return look.home.live.spool.count(found.rid, stream)
+        except KeyError:  # drained meanwhile
+            pass
+    if found.live:
+        shelf = look.home.shelves.newest()
+        held = _stored_rows(shelf, found.rid, stream)
+        return held + sum(1 for _ in read_lines(look.home.layout.live / str(found.rid), stream, held))
+    assert found.stored
+    return int(found.stored.row[f"{stream}_rows"])
+
+
+def rows(
+    look: Look,
+    found: Found,
+    stream: Stream,
+    *,
+    min_step: int | None = None,
+    max_step: int | None = None,
+    samples: int,
+) -> list[str]:
+    """At most `samples` rows with min_step <= `_step` < max_step; without bounds rows without a `_step` count too."""
+    if samples <= 0:
+        return []
+    if not found.live:
+        return _from_segments(look.shelf, found.rid, stream, min_step, max_step, samples)
+    ranged = min_step is not None or max_step is not None
+    for _ in range(_TRIES):
+        shelf, held, lines = _settled(look.home, found.rid, stream)
+        tail = [line for line in lines if not ranged or _within(line, min_step, max_step)]
+        stored = _from_segments(shelf, found.rid, stream, min_step, max_step, max(samples, held)) if held else []
+        return thinned(stored + tail, samples)
+    raise UsageError(f"run `{found.run.key.path}` changes faster than it can be read: ask again")
+
+
+def _settled(home: Home, rid: int, stream: Stream) -> tuple[Shelf, int, list[str]]:
+    """A snapshot, the rows it holds, and the live lines that follow them."""
+    for _ in range(_TRIES):
+        before = _drained(home, rid, stream)
+        shelf = home.shelves.newest()
+        held = _stored_rows(shelf, rid, stream)
+        try:
+            lines = list(read_lines(home.layout.live / str(rid), stream, held))
+        except FileNotFoundError:
+            continue
+        if _drained(home, rid, stream) == before:
+            return shelf, held, lines
+    raise UsageError("the run changes faster than it can be read: ask again")
+
+
+def _drained(home: Home, rid: int, stream: Stream) -> int | None:
+    """Changes whenever live lines became segments."""
+    try:
+        return home.live.spool.drained(rid, stream) if home.live else home.shelves.newest().number
+    except KeyError:
+        return None
+
+
+def _stored_rows(shelf: Shelf, rid: int, stream: Stream) -> int:
+    place = shelf.where([rid])
+    stored = shelf.stored(place.values(), whole=False)
+    return int(stored[rid].row[f"{stream}_rows"]) if rid in stored else 0
+
+
+def _within(line: str, min_step: int | None, max_step: int | None) -> bool:
+    step = parse_row(line).get("_step")
+    if not isinstance(step, (int, float)) or step != step:
+        return False
+    return (min_step is None or step >= min_step) and (max_step is None or step < max_step)
+
+
+def _from_segments(
+    shelf: Shelf, rid: int, stream: Stream, min_step: int | None, max_step: int | None, samples: int
+) -> list[str]:
+    source = f"{shelf.reader.relation(STREAM_TABLE[stream], rid)} where gen = {_gen(shelf, rid, stream)}"
+    if min_step is not None:
+        source += f" and step >= {int(min_step)}"
+    if max_step is not None:
+        source += f" and step < {int(max_step)}"
+    connection = shelf.connect()
+    if _stored_rows(shelf, rid, stream) > samples:
+        wanted = thinned(_row_numbers(connection, source), samples)
+        source += f" and row in (select unnest({wanted}))"
+    return _read(shelf, source)
+
+
+def _read(shelf: Shelf, source: str) -> list[str]:
+    query = f"select key, path_id, row, kind, v, j from {source}"
+    return list(rows_as_json(shelf.connect().sql(query).to_arrow_table()))
+
+
+def _row_numbers(connection: duckdb.DuckDBPyConnection, source: str) -> list[int]:
+    return [row for (row,) in connection.execute(f"select distinct row from {source} order by row").fetchall()]
+
+
+def _gen(shelf: Shelf, rid: int, stream: Stream) -> int:
+    query = f"select {stream}_gen from raw.live where rid = ?"
+    found = shelf.connect().execute(query, [rid]).fetchone()
+    return int(found[0]) if found else 0
+
+
+def thinned(items: Sequence[Any], samples: int) -> list[Any]:
+    """At most `samples` of the items, evenly spread, the first and the last among them."""
+    n = len(items)
+    if n <= samples:
+        return list(items)
+    if samples == 1:
+        return [items[0]]
+    return [items[round(i * (n - 1) / (samples - 1))] for i in range(samples)]
+
+
+def last(look: Look, found: Found, stream: Stream, n: int) -> list[str]:
+    """The last `n` rows."""
+    if not found.live:
+        return _last_stored(look.shelf, found.rid, stream, n)
+    shelf, held, lines = _settled(look.home, found.rid, stream)
+    missing = n - len(lines)
+    return (_last_stored(shelf, found.rid, stream, missing) if missing > 0 and held else []) + lines[-n:]
+
+
+def _last_stored(shelf: Shelf, rid: int, stream: Stream, n: int) -> list[str]:
+    held = _stored_rows(shelf, rid, stream)
+    gen = _gen(shelf, rid, stream)
+    return _read(shelf, f"{shelf.reader.relation(STREAM_TABLE[stream], rid)} where gen = {gen} and row >= {held - n}")
+
+
+def sampled(look: Look, found: Found, spec: str) -> list[dict[str, Any]]:
+    """Rows that have all the keys of a spec `{"keys": [..], "samples": n, "minStep": a, "maxStep": b}`, with
+    these keys only; maxStep is inclusive here (PROTOCOL 2.4 b)."""
+    try:
+        asked = json.loads(spec)
+        keys = [str(k) for k in asked["keys"]]
+        samples = int(asked.get("samples", 500))
+        low, high = asked.get("minStep"), asked.get("maxStep")
+        low, high = None if low is None else int(low), None if high is None else int(high) + 1
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"`{spec[:200]}` is no sampledHistory spec: send JSON like "
+            '{"keys": ["_step", "loss"], "samples": 500}'
+        ) from None
+    total = max(count(look, found, "history"), 1)
+    texts = rows(look, found, "history", min_step=low, max_step=high, samples=total)
+    return thinned(list(_having(texts, keys)), samples)
+
+
+def _having(texts: Sequence[str], keys: list[str]) -> Iterator[dict[str, Any]]:
+    for text in texts:
+        row = parse_row(text)
+        found = {}
+        for key in keys:
+            value = _value(row, key)
+            if value is _MISSING:
+                break
+            found[key] = value
+        else:
+            yield found
+
+
+_MISSING = object()
+
+
+def _value(row: dict[str, Any], key: str) -> Any:
+    """A key of a row; nested dictionaries are asked for by dotted keys, a literal dotted key comes first."""
+    if key in row:
+        return row[key]
+    head, dot, rest = key.partition(".")
+    while dot:
+        if isinstance(row.get(head), dict):
+            found = _value(row[head], rest)
+            if found is not _MISSING:
+                return found
+        more, dot, rest = rest.partition(".")
+        head = f"{head}.{more}"
+    return _MISSING

@@ -1,0 +1,318 @@
+"""Runs that are logging to this server: their documents in memory and in the spool, their lines in the spool only.
+
+A run is live from its first `upsertBucket` (or the first line after it had ended) until it ends: it is then
+drained into segments. A run that stops sending heartbeats ends as `crashed`. Locks: a run's own lock is held
+while something is appended to it and while it is drained; nobody waits for the writer thread with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+import orjson
+
+from mirror.records import FileEntry, Run
+from mirror.server.keys import KeyCatalogue
+from mirror.server.rows import dumps, parse_row
+from mirror.server.writing import WriterThread
+from mirror.store import Spool, Writer
+from mirror.store.disk import explained
+from mirror.store.layout import Layout
+from mirror.store.live import SpoolStream
+
+ENDED = {"finished", "failed", "crashed", "killed", "preempted"}
+BEATING = {"running", "preempting"}
+"""States in which heartbeats are expected; a `pending` run has no process yet."""
+
+DRAIN_BYTES = 32 << 20
+_GRACE = 90.0  # seconds after a restart in which clients, who retry with up to 60 s between tries, come back
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+@dataclass
+class LiveRun:
+    """What the server knows of a live run beyond its spool."""
+
+    rid: int
+    beat: float
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    catalogue: KeyCatalogue = field(default_factory=KeyCatalogue)
+    catalogued: int = 0
+    system: dict[str, Any] = field(default_factory=dict)
+    system_seen: int = 0
+    stop_asked: bool = False
+    ending: bool = False
+    gone: bool = False
+
+
+class LiveRuns:
+    """All live runs. Reading methods never wait for the writer."""
+
+    def __init__(self, spool: Spool, pen: WriterThread, crash_after: float) -> None:
+        self.spool = spool
+        self._pen = pen
+        self._layout: Layout = spool.layout
+        self._crash_after = crash_after
+        self._lock = threading.Lock()
+        self._runs: dict[int, LiveRun] = {}
+        self._by_name: dict[tuple[str, str, str], int] = {}
+        self._by_storage_id: dict[str, int] = {}
+        self.version = 0
+        """Grows with every change of a document, for caches."""
+        self._closing = threading.Event()
+        self._watch = threading.Thread(target=self._watching, name="heartbeats", daemon=True)
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take up what an earlier server left in the spool, then watch heartbeats."""
+        spooled = self.spool.runs()
+
+        def counts(writer: Writer) -> dict[int, dict[SpoolStream, int]]:
+            streams: tuple[SpoolStream, ...] = ("history", "system", "logs")
+            return {
+                rid: {s: writer.state(run.key, s).rows for s in streams}  # type: ignore[arg-type]
+                for rid, run in spooled.items()
+            }
+
+        for rid, drained in self._pen.do(counts).items():
+            self.spool.set_drained(rid, drained)
+        grace = time.time() - self._crash_after + min(_GRACE, self._crash_after)
+        for rid, run in spooled.items():
+            beat = run.heartbeat_at.timestamp() if run.heartbeat_at else 0.0
+            live = self._hold(rid, run, max(beat, grace))
+            live.files = dict(self._read_files(rid))
+            if run.state in ENDED:
+                self._drain(live, final=True)
+        self._watch.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._watch.is_alive():
+            self._watch.join()
+        self._pen.do(lambda _: None)
+        self.spool.close()
+
+    def _hold(self, rid: int, run: Run, beat: float) -> LiveRun:
+        live = LiveRun(
+            rid,
+            beat,
+            catalogue=KeyCatalogue(run.history_keys),
+            catalogued=run.history_line_count or 0,
+            system=parse_row(run.system_summary) if run.system_summary else {},
+            system_seen=run.events_line_count or 0,
+        )
+        with self._lock:
+            self._runs[rid] = live
+            self._by_name[(run.key.entity, run.key.project, run.key.run_id)] = rid
+            self._by_storage_id[run.key.storage_id] = rid
+            self.version += 1
+        return live
+
+    def _forget(self, live: LiveRun, run: Run) -> None:
+        with self._lock:
+            live.gone = True
+            del self._runs[live.rid]
+            del self._by_name[(run.key.entity, run.key.project, run.key.run_id)]
+            del self._by_storage_id[run.key.storage_id]
+            self.version += 1
+
+    # -- looking up ---------------------------------------------------------------------------------------
+
+    def documents(self) -> dict[int, Run]:
+        """rid -> latest documents of every live run."""
+        with self._lock:
+            spooled = self.spool.runs()
+            return {rid: spooled[rid] for rid in self._runs if rid in spooled}
+
+    def get(self, rid: int) -> LiveRun | None:
+        return self._runs.get(rid)
+
+    def find(self, entity: str, project: str, run_id: str) -> int | None:
+        return self._by_name.get((entity, project, run_id))
+
+    def find_id(self, storage_id: str) -> int | None:
+        return self._by_storage_id.get(storage_id)
+
+    # -- changing -----------------------------------------------------------------------------------------
+
+    def open(self, rid: int, run: Run, drained: dict[SpoolStream, int], files: Mapping[str, FileEntry]) -> None:
+        """Make a run live that is new, or whose lines are all in segments."""
+        with self._lock:
+            if rid in self._runs:
+                return
+            self.spool.open(rid, run, drained=drained)
+        live = self._hold(rid, run, time.time())
+        live.files = dict(files)
+        if files:
+            self._append_files(rid, files.values())
+
+    @contextmanager
+    def held(self, rid: int) -> Iterator[LiveRun | None]:
+        """The live run, locked; None if it has ended and been drained."""
+        live = self._runs.get(rid)
+        if live is None:
+            yield None
+            return
+        with live.lock:
+            yield None if live.gone else live
+
+    def beat(self, live: LiveRun, **changes: Any) -> Run:
+        """A sign of life, and changes of documents that came with it; durable when this returns. Lock held."""
+        run = self.spool.run(live.rid)
+        at = now()
+        live.beat = at.timestamp()
+        stale = run.heartbeat_at is None or (at - run.heartbeat_at).total_seconds() > 5
+        changes = {name: value for name, value in changes.items() if getattr(run, name) != value}
+        if run.state in ENDED and "state" not in changes:
+            changes["state"] = "running"
+        if changes or stale:
+            run = self._put(live, replace(run, heartbeat_at=at, updated_at=at, **changes))
+        return run
+
+    def edit(self, live: LiveRun, **changes: Any) -> Run:
+        """Change documents without it being a sign of life (somebody else edits the run). Lock held."""
+        run = self.spool.run(live.rid)
+        return self._put(live, replace(run, updated_at=now(), **changes))
+
+    def _put(self, live: LiveRun, run: Run) -> Run:
+        self.spool.put_run(live.rid, run)
+        self.version += 1
+        return run
+
+    def end(self, live: LiveRun, state: str, exit_code: int | None) -> None:
+        """The run is over: its state is durable now, its lines move to segments shortly. Lock held."""
+        run = self.spool.run(live.rid)
+        at = now()
+        beat = run.heartbeat_at if state == "crashed" else at
+        self._put(live, replace(run, state=state, exit_code=exit_code, updated_at=at, heartbeat_at=beat))
+        self._drain(live, final=True)
+
+    # -- files --------------------------------------------------------------------------------------------
+
+    def put_files(self, live: LiveRun, entries: Sequence[FileEntry]) -> None:
+        """Add or replace entries of the run's file list; durable when this returns. Lock held."""
+        self._append_files(live.rid, entries)
+        live.files |= {e.name: e for e in entries}
+
+    def drop_files(self, live: LiveRun, names: Sequence[str]) -> None:
+        """Take entries out of the run's file list. Lock held."""
+        self._append_lines(live.rid, [{"name": n, "gone": True} for n in names])
+        for name in names:
+            live.files.pop(name, None)
+
+    def _append_files(self, rid: int, entries: Iterator[FileEntry] | Any) -> None:
+        self._append_lines(rid, [{**e.__dict__, "updated_at": e.updated_at and e.updated_at.isoformat()} for e in entries])
+
+    def _append_lines(self, rid: int, lines: list[dict[str, Any]]) -> None:
+        data = b"".join(dumps(line) + b"\n" for line in lines)
+        with explained("writing the live tail"):
+            fd = os.open(self._files_path(rid), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _read_files(self, rid: int) -> Iterator[tuple[str, FileEntry]]:
+        return read_files(self._layout, rid).items().__iter__()
+
+    def _files_path(self, rid: int) -> str:
+        return str(self._layout.live / str(rid) / "files.jsonl")
+
+    # -- catalogues ---------------------------------------------------------------------------------------
+
+    def catalogue(self, live: LiveRun) -> KeyCatalogue:
+        """The key catalogue with every line so far."""
+        with live.lock:
+            if not live.gone and live.catalogued < self.spool.count(live.rid, "history"):
+                lines = list(self.spool.lines(live.rid, "history", live.catalogued))
+                live.catalogue.add(lines)
+                live.catalogued += len(lines)
+            return live.catalogue
+
+    def system_summary(self, live: LiveRun) -> str | None:
+        """The last value of every system metric, as JSON."""
+        with live.lock:
+            if not live.gone:
+                for line in self.spool.lines(live.rid, "system", live.system_seen):
+                    live.system |= parse_row(line)
+                    live.system_seen += 1
+            return dumps(live.system).decode() if live.system else None
+
+    # -- into segments ------------------------------------------------------------------------------------
+
+    def _drain(self, live: LiveRun, *, final: bool) -> None:
+        if final:
+            live.ending = True
+
+        def job(writer: Writer) -> None:
+            with live.lock:
+                run = self.spool.runs().get(live.rid)
+                if live.gone or run is None:
+                    return
+                closing = final and run.state in ENDED
+                self._put(
+                    live,
+                    replace(
+                        run,
+                        history_keys=self.catalogue(live).text(),
+                        history_line_count=live.catalogued,
+                        system_summary=self.system_summary(live),
+                        events_line_count=live.system_seen,
+                        log_line_count=self.spool.count(live.rid, "logs"),
+                    ),
+                )
+                writer.put_run(self.spool.run(live.rid))
+                writer.put_files(run.key, list(live.files.values()))
+                self.spool.drain(writer, live.rid, final=closing)
+                live.ending = False
+                if closing:
+                    self._forget(live, run)
+
+        self._pen.submit(job)
+
+    def _watching(self) -> None:
+        pause = max(0.1, min(5.0, self._crash_after / 4))
+        while not self._closing.wait(pause):
+            for live in list(self._runs.values()):
+                with live.lock:
+                    if live.gone or live.ending:
+                        continue
+                    run = self.spool.run(live.rid)
+                    if run.state in BEATING and time.time() - live.beat > self._crash_after:
+                        self.end(live, "crashed", None)
+                    elif self.spool.nbytes(live.rid) > DRAIN_BYTES:
+                        self._drain(live, final=False)
+
+
+def read_files(layout: Layout, rid: int) -> dict[str, FileEntry]:
+    """The file list of a live run as it lies in its folder; a line cut short by a crash was never acknowledged."""
+    try:
+        data = (layout.live / str(rid) / "files.jsonl").read_bytes()
+    except FileNotFoundError:
+        return {}
+    found: dict[str, FileEntry] = {}
+    for line in data[: data.rfind(b"\n") + 1].splitlines():
+        try:
+            entry = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            entry = json.loads(line)
+        if entry.pop("gone", False):
+            found.pop(entry["name"], None)
+        else:
+            at = entry["updated_at"]
+            found[entry["name"]] = FileEntry(**entry | {"updated_at": datetime.fromisoformat(at) if at else None})
+    return found

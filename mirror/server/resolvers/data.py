@@ -1,0 +1,146 @@
+"""What a run logged: rows, console lines, files."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from graphql import GraphQLResolveInfo
+
+from mirror.errors import UsageError
+from mirror.records import FileEntry, Stream
+from mirror.server import files, history, ids, logs
+from mirror.server.context import RunNode, context
+from mirror.server.rows import dumps
+from mirror.server.wire import connection, paged, wire_time
+
+_TAIL = 10
+MAX_SAMPLES = 1 << 31
+
+
+def _count(stream: Stream) -> Any:
+    return lambda node, _: history.count(node.look, node.found, stream)
+
+
+def _rows(stream: Stream) -> Any:
+    def resolve(
+        node: RunNode,
+        _: GraphQLResolveInfo,
+        minStep: int | None = None,  # noqa: N803
+        maxStep: int | None = None,  # noqa: N803
+        samples: int | None = None,
+    ) -> list[str]:
+        if samples is None:
+            samples = 500
+        return history.rows(node.look, node.found, stream, min_step=minStep, max_step=maxStep, samples=samples)
+
+    return resolve
+
+
+def _tail(stream: Stream) -> Any:
+    """The last rows as a JSON list of row texts, which a resuming client looks at for its last step."""
+
+    def resolve(node: RunNode, _: GraphQLResolveInfo) -> str:
+        return dumps(history.last(node.look, node.found, stream, _TAIL)).decode()
+
+    return resolve
+
+
+def _sampled(node: RunNode, _: GraphQLResolveInfo, specs: list[str], **__: Any) -> list[list[dict[str, Any]]]:
+    return [history.sampled(node.look, node.found, spec) for spec in specs]
+
+
+def _parquet(*_: Any, **__: Any) -> dict[str, Any]:
+    """No exports: the SDK then reads all rows by step range (PROTOCOL 2.4 c)."""
+    return {"parquetUrls": [], "liveData": []}
+
+
+def _log_lines(
+    node: RunNode, _: GraphQLResolveInfo, first: int | None = None, after: str | None = None, last: int | None = None, **__: Any
+) -> dict[str, Any]:
+    if last is not None:
+        lines, start, more = logs.last(node.look, node.found, last)
+    else:
+        parts = ids.decode(after, "Line", 1) if after else ["-1"]
+        if parts is None:
+            raise UsageError(f"`{(after or '')[:100]}` is no cursor of this server: start again without `after`")
+        start = int(parts[0]) + 1
+        lines, more = logs.page(node.look, node.found, start, 1000 if first is None else max(0, first))
+    nodes = [{"number": n, "timestamp": wire_time(at), "level": level, "label": None, "line": text} for n, at, level, text in lines]
+    return connection(nodes, [ids.encode("Line", n["number"]) for n in nodes], more=more)
+
+
+def _file_node(node: RunNode, info: GraphQLResolveInfo, found: FileEntry) -> dict[str, Any]:
+    ctx = context(info)
+    key = node.key
+    plain = f"/files/{key.entity}/{key.project}/{key.run_id}/{found.name}"
+    url = ctx.base_url + files.file_path(key.entity, key.project, key.run_id, found.name)
+    return {
+        "id": ids.encode("File", node.found.rid, found.name),
+        "name": found.name,
+        "displayName": found.name,
+        "url": lambda _info, upload=False: (
+            ctx.base_url + files.upload_path(key.entity, key.project, key.run_id, found.name) if upload else url
+        ),
+        "directUrl": f"{url}?{ctx.signer.sign(plain)}",
+        "uploadUrl": ctx.base_url + files.upload_path(key.entity, key.project, key.run_id, found.name),
+        "uploadHeaders": [],
+        "storagePath": found.storage_id,
+        "sizeBytes": found.size or 0,
+        "mimetype": found.mimetype,
+        "md5": found.md5,
+        "digest": found.md5,
+        "updatedAt": wire_time(found.updated_at),
+    }
+
+
+def _files(
+    node: RunNode,
+    info: GraphQLResolveInfo,
+    names: list[str | None] | None = None,
+    pattern: str | None = None,
+    first: int | None = None,
+    after: str | None = None,
+) -> dict[str, Any]:
+    held = context(info).home.files(node.look, node.found)
+    if names:
+        held = {n: held[n] for n in dict.fromkeys(names) if n is not None and n in held}
+    elif pattern is not None:
+        matcher = like(pattern)
+        held = {n: e for n, e in held.items() if matcher.fullmatch(n)}
+    found = paged([held[n] for n in sorted(held)], first, after)
+    for edge in found["edges"]:
+        edge["node"] = _file_node(node, info, edge["node"])
+    return found
+
+
+def like(pattern: str) -> re.Pattern[str]:
+    """SQL's LIKE (`%` any text, `_` one character, `\\` takes the next one literally), which `pattern` is."""
+    parts, i = [], 0
+    while i < len(pattern):
+        c = pattern[i]
+        if c == "\\" and i + 1 < len(pattern):
+            i += 1
+            parts.append(re.escape(pattern[i]))
+        else:
+            parts.append({"%": ".*", "_": "."}.get(c, re.escape(c)))
+        i += 1
+    return re.compile("".join(parts), re.IGNORECASE | re.DOTALL)
+
+
+RESOLVERS: dict[str, dict[str, Any]] = {
+    "Run": {
+        "historyLineCount": _count("history"),
+        "eventsLineCount": _count("system"),
+        "logLineCount": lambda node, _: logs.count(node.look, node.found),
+        "historyTail": _tail("history"),
+        "eventsTail": _tail("system"),
+        "history": _rows("history"),
+        "events": _rows("system"),
+        "sampledHistory": _sampled,
+        "parquetHistory": _parquet,
+        "logLines": _log_lines,
+        "fileCount": lambda node, info: len(context(info).home.files(node.look, node.found)),
+        "files": _files,
+    },
+}

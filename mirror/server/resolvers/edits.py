@@ -1,0 +1,243 @@
+"""Mutations of projects, runs and files (PROTOCOL 3.1, 3.2, 3.4)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from graphql import GraphQLResolveInfo
+
+from mirror.errors import NotFoundError, UsageError
+from mirror.records import Project, Run
+from mirror.server import files, ids
+from mirror.server.context import Context, ProjectNode, RunNode, context
+from mirror.server.home import Found
+from mirror.server.live import now
+from mirror.server.resolvers.runs import run_id_on_wire
+from mirror.server.rows import parse_row
+from mirror.store import Writer
+
+_FIELDS = {
+    "groupName": "group",
+    "description": "description",
+    "displayName": "name",
+    "notes": "notes",
+    "commit": "commit",
+    "config": "config",
+    "host": "host",
+    "jobType": "job_type",
+    "state": "state",
+    "sweep": "sweep",
+    "tags": "tags",
+    "summaryMetrics": "summary",
+}
+"""Inputs of `upsertBucket` that are attributes of a run. A null leaves the attribute as it is."""
+
+_REFUSED = re.compile(r'[/\\#?%:\x00-\x1f\x7f\ud800-\udfff]')
+STATES = {"running", "pending", "finished", "failed", "crashed", "killed", "preempting", "preempted"}
+
+
+def checked_part(kind: str, value: str) -> str:
+    """An entity, project or run id that can stand in a path; the SDK refuses the same characters."""
+    if not value.strip() or len(value) > 128 or _REFUSED.search(value) or value in (".", ".."):
+        raise UsageError(
+            f"`{value[:150]}` cannot be the name of a {kind}: it needs 1 to 128 characters, none of them / \\ # ? % : or a control character"
+        )
+    return value
+
+
+def _upsert_model(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    ctx = context(info)
+    entity = checked_part("entity", input.get("entityName") or ctx.home.entity)
+    name = checked_part("project", input.get("name") or "")
+    pen, _live = ctx.home.writable()
+    held = ctx.look.projects(entity, name)
+    before = held[0] if held else Project(
+        ctx.home.source, entity, name, ids.encode("Project", "v1", name, entity), created_at=now()
+    )  # fmt: skip
+    if before.source != ctx.home.source:
+        raise UsageError(f"project `{entity}/{name}` is mirrored from `{before.source}` and cannot be changed here")
+    project = before if input.get("description") is None else replace(before, description=input["description"])
+
+    def job(writer: Writer) -> None:
+        writer.put_project(project)
+
+    pen.do(job)
+    ctx.look_again()
+    node = ProjectNode(entity, name)
+    return {"model": node, "project": node, "inserted": not held, "clientMutationId": input.get("clientMutationId")}
+
+
+def _changes(given: dict[str, Any]) -> dict[str, Any]:
+    found = {ours: given[theirs] for theirs, ours in _FIELDS.items() if given.get(theirs) is not None}
+    if "tags" in found:
+        found["tags"] = tuple(found["tags"])
+    if "state" in found and found["state"] not in STATES:
+        raise UsageError(f"`{found['state']}` is no state of a run: use one of {', '.join(sorted(STATES))}")
+    for name in ("config", "summary"):
+        if name in found:
+            try:
+                parse_row(found[name])
+            except ValueError:
+                raise UsageError(f"the {name} of the run is no JSON object: `{found[name][:80]}`") from None
+    return found
+
+
+def _upsert_bucket(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    ctx = context(info)
+    changes = _changes(input)
+    inserted = False
+    if input.get("id"):
+        found = _by_id(ctx, input["id"])
+        ctx.home.edit(found, changes)
+        rid = found.rid
+    else:
+        rid, inserted = _by_name(ctx, input, changes)
+    look = ctx.look_again()
+    after = look.runs([rid])
+    if not after:
+        raise NotFoundError("the run was deleted meanwhile")
+    return {"bucket": RunNode(after[0], look), "inserted": inserted, "clientMutationId": input.get("clientMutationId")}
+
+
+def _by_name(ctx: Context, given: dict[str, Any], changes: dict[str, Any]) -> tuple[int, bool]:
+    entity = checked_part("entity", given.get("entityName") or ctx.home.entity)
+    project = checked_part("project", given.get("modelName") or "uncategorized")
+    name = given.get("name")
+    if name is not None:
+        checked_part("run", name)
+        found = ctx.look.run(entity, project, name)
+        if found is not None:
+            ctx.home.edit(found, changes)
+            return found.rid, False
+    at = now()
+    run = Run(
+        key=ctx.home.new_key(entity, project, name),
+        state="running",
+        username=ctx.username,
+        user_name=ctx.username,
+        created_at=at,
+        heartbeat_at=at,
+        updated_at=at,
+    )
+    run = replace(run, **changes)
+    rid, inserted = ctx.home.create(replace(run, name=run.name or run.key.run_id))
+    if not inserted:
+        ctx.home.edit(ctx.look_again().runs([rid])[0], changes)
+    return rid, inserted
+
+
+def _by_id(ctx: Context, storage_id: str) -> Found:
+    found = ctx.look.run_by_id(storage_id)
+    if found is None:
+        raise NotFoundError(f"there is no run with the id `{storage_id}` here")
+    return found
+
+
+def by_path(ctx: Context, given: dict[str, Any]) -> Found:
+    """The run that a mutation names by entity, project and run."""
+    entity, project, name = given["entityName"], given["projectName"], given["runName"]
+    found = ctx.look.run(entity, project, name)
+    if found is None:
+        raise NotFoundError(f"there is no run `{entity}/{project}/{name}` here")
+    return found
+
+
+def _delete_run(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    ctx = context(info)
+    ctx.home.delete(_by_id(ctx, input["id"]))
+    return {"success": True, "clientMutationId": input.get("clientMutationId")}
+
+
+def _stop_run(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    ctx = context(info)
+    _pen, live = ctx.home.writable()
+    found = _by_id(ctx, input["id"])
+    ctx.home.own(found)
+    with live.held(found.rid) as held:
+        if held is not None:
+            held.stop_asked = True
+    return {"success": True, "clientMutationId": input.get("clientMutationId")}
+
+
+_TRANSITIONS = {
+    "pending": {"running", "failed", "crashed", "preempted"},
+    "failed": {"pending", "running"},
+}
+"""State asked for -> states it can be asked from (the SDK's `Run.update_state`)."""
+
+
+def _update_state(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    ctx = context(info)
+    found = _by_id(ctx, input["id"])
+    state = input["state"]
+    if found.run.state not in _TRANSITIONS.get(state, ()):
+        raise UsageError(f"a run that is `{found.run.state}` cannot be made `{state}`")
+    ctx.home.set_state(found, state)
+    return {"success": True, "clientMutationId": input.get("clientMutationId")}
+
+
+def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    ctx = context(info)
+    ctx.home.writable()
+    found = by_path(ctx, input)
+    ctx.home.own(found)
+    key = found.run.key
+    made = []
+    for name in input["files"]:
+        files.checked_name(name)
+        url = ctx.base_url + files.upload_path(key.entity, key.project, key.run_id, name)
+        made.append({"id": ids.encode("File", found.rid, name), "name": name, "displayName": name, "uploadUrl": url})
+    return {
+        "runID": run_id_on_wire(RunNode(found, ctx.look), info),
+        "uploadHeaders": [],
+        "files": made,
+        "clientMutationId": input.get("clientMutationId"),
+    }
+
+
+def _mark_uploaded(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    """The bytes told us already; a file that never arrived is an error the client should know of."""
+    ctx = context(info)
+    found = by_path(ctx, input)
+    held = ctx.home.files(ctx.look, found)
+    missing = [name for name in input["files"] if name not in held]
+    if missing:
+        raise NotFoundError(f"`{missing[0][:200]}` was not uploaded to run `{found.run.key.path}`")
+    return {"success": True, "clientMutationId": input.get("clientMutationId")}
+
+
+def _delete_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    ctx = context(info)
+    by_run: dict[int, list[str]] = {}
+    for file_id in input["files"]:
+        parts = ids.decode(file_id, "File", 2)
+        if parts is None or not parts[0].isdigit():
+            raise NotFoundError(f"there is no file with the id `{file_id[:100]}` here")
+        by_run.setdefault(int(parts[0]), []).append(parts[1])
+    for found in ctx.look.runs(list(by_run)):
+        ctx.home.drop_files(found, by_run[found.rid])
+    ctx.look_again()
+    return {"success": True, "clientMutationId": input.get("clientMutationId")}
+
+
+def _alert(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+    """Nobody is notified by a mirror, and the client is told so."""
+    by_path(context(info), {"entityName": input.get("entityName") or context(info).home.entity} | input)
+    return {"success": False, "clientMutationId": input.get("clientMutationId")}
+
+
+RESOLVERS: dict[str, dict[str, Any]] = {
+    "Mutation": {
+        "upsertModel": _upsert_model,
+        "upsertBucket": _upsert_bucket,
+        "deleteRun": _delete_run,
+        "stopRun": _stop_run,
+        "updateRunState": _update_state,
+        "createRunFiles": _create_files,
+        "markRunFilesUploaded": _mark_uploaded,
+        "deleteFiles": _delete_files,
+        "notifyScriptableRunAlert": _alert,
+    },
+}

@@ -1,0 +1,146 @@
+"""Attributes and documents of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from graphql import GraphQLResolveInfo
+
+from mirror.records import Run
+from mirror.server import ids
+from mirror.server.context import ProjectNode, RunNode, context
+from mirror.server.resolvers.people import user
+from mirror.server.resolvers.projects import internal_id
+from mirror.server.rows import dumps, parse_row
+from mirror.server.wire import connection, wire_time
+
+Resolve = Callable[..., Any]
+
+
+def run_id_on_wire(node: RunNode, info: GraphQLResolveInfo) -> str:
+    key = node.key
+    if key.source == context(info).home.source:
+        return str(key.storage_id)
+    return ids.mirrored_run_id(key.source, key.storage_id)
+
+
+def _attribute(name: str) -> Resolve:
+    return lambda node, _: getattr(node.found.run, name)
+
+
+def _document(name: str) -> Resolve:
+    return lambda node, _: getattr(node.whole.run, name)
+
+
+def _time(name: str) -> Resolve:
+    return lambda node, _: wire_time(getattr(node.found.run, name))
+
+
+def _keyed(name: str) -> Resolve:
+    """A JSON document, cut down to `keys` if they are given."""
+
+    def resolve(node: RunNode, _: GraphQLResolveInfo, keys: list[str] | None = None) -> str | None:
+        text: str | None = getattr(node.whole.run, name)
+        if text is None:
+            return "{}"
+        if keys is None:
+            return text
+        held = parse_row(text)
+        return dumps({k: held[k] for k in keys if k in held}).decode()
+
+    return resolve
+
+
+def _wandb_config(node: RunNode, _: GraphQLResolveInfo, keys: list[str] | None = None) -> str:
+    """The `_wandb` part of the config. A run whose `t` is missing here never started, to the SDK (PROTOCOL 3.7)."""
+    held = parse_row(node.whole.run.config or "{}").get("_wandb")
+    inner = held.get("value", held) if isinstance(held, dict) else {}
+    if not isinstance(inner, dict):
+        inner = {}
+    return dumps(inner if keys is None else {k: inner[k] for k in keys if k in inner}).decode()
+
+
+def _system_metrics(node: RunNode, info: GraphQLResolveInfo) -> str | None:
+    live = context(info).home.live
+    held = live.get(node.found.rid) if live and node.found.live else None
+    if live and held:
+        return live.system_summary(held)
+    return node.whole.run.system_summary
+
+
+def _history_keys(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any] | None:
+    live = context(info).home.live
+    held = live.get(node.found.rid) if live and node.found.live else None
+    if live and held:
+        return live.catalogue(held).document()
+    text = node.whole.run.history_keys
+    return None if text is None else parse_row(text)
+
+
+def _user(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any] | None:
+    run: Run = node.found.run
+    if not (run.username or run.user_name):
+        return None
+    return user(run.username or "", context(info)) | {"name": run.user_name or run.username}
+
+
+def _url(node: RunNode, info: GraphQLResolveInfo) -> str:
+    key = node.key
+    return f"{context(info).base_url}/" + "/".join(quote(p, safe="") for p in (key.entity, key.project)) + f"/runs/{quote(key.run_id, safe='')}"
+
+
+def _seconds(node: RunNode, _: GraphQLResolveInfo) -> int:
+    run: Run = node.found.run
+    if not (run.created_at and run.heartbeat_at):
+        return 0
+    return max(0, int((run.heartbeat_at - run.created_at).total_seconds()))
+
+
+def _stopped(node: RunNode, info: GraphQLResolveInfo) -> bool:
+    live = context(info).home.live
+    held = live.get(node.found.rid) if live else None
+    return bool(held and held.stop_asked)
+
+
+def _none(*_: Any, **__: Any) -> dict[str, Any]:
+    return connection([])
+
+
+RESOLVERS: dict[str, dict[str, Resolve]] = {
+    "Run": {
+        "id": run_id_on_wire,
+        "internalId": lambda node, _: str(node.found.rid),
+        "projectId": lambda node, _: internal_id(node.key.entity, node.key.project),
+        "name": lambda node, _: node.key.run_id,
+        "displayName": lambda node, _: node.found.run.name,
+        "description": _attribute("description"),
+        "notes": _attribute("notes"),
+        "state": _attribute("state"),
+        "stopped": _stopped,
+        "tags": lambda node, _: list(node.found.run.tags),
+        "group": _attribute("group"),
+        "groupName": _attribute("group"),
+        "jobType": _attribute("job_type"),
+        "commit": _attribute("commit"),
+        "host": _attribute("host"),
+        "sweepName": _attribute("sweep"),
+        "sweep": lambda *_: None,
+        "readOnly": lambda node, info: context(info).home.read_only or node.key.source != context(info).home.source,
+        "createdAt": _time("created_at"),
+        "updatedAt": lambda node, _: wire_time(node.found.run.updated_at or node.found.run.heartbeat_at),
+        "heartbeatAt": _time("heartbeat_at"),
+        "computeSeconds": _seconds,
+        "user": _user,
+        "project": lambda node, _: ProjectNode(node.key.entity, node.key.project),
+        "url": _url,
+        "config": _keyed("config"),
+        "wandbConfig": _wandb_config,
+        "summaryMetrics": _keyed("summary"),
+        "systemMetrics": _system_metrics,
+        "historyKeys": _history_keys,
+        "inputArtifacts": _none,
+        "outputArtifacts": _none,
+    },
+}
