@@ -20,6 +20,7 @@ import orjson
 
 from mirror.errors import StoreError
 from mirror.records import Fetched, Run, Stream
+from mirror.store.console import parsed
 from mirror.store.disk import explained, sync_folder
 from mirror.store.layout import Layout
 from mirror.store.versions import run_from_json, run_json
@@ -222,7 +223,7 @@ class Spool:
                     Fetched(stream, "serve", asked=state.count, got=state.count, total=state.count),
                 )
             if final:
-                writer.put_logs(live.run.key, [(n, None, None, text) for n, text in self.log_lines(rid)])
+                writer.put_logs(live.run.key, [(n, *parsed(text)) for n, text in self.log_lines(rid)])
             writer.commit()
             # From here on the lines are in segments for every reader that looks again.
             for name in STREAMS:

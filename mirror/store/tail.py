@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from mirror.records import Fetched, Run
 from mirror.store.catalog import Identity, StreamState, now
 from mirror.store.cells import decode
+from mirror.store.console import parsed
 from mirror.store.layout import Layout
 from mirror.store.live import last_version, live_logs, read_lines
 from mirror.store.metrics import MetricStats
@@ -55,8 +56,11 @@ def tail_tables(layout: Layout, content: dict[str, Any], folders: list[Path]) ->
             streams[stream] = replace(state, fetched=Fetched(stream, "serve", total=state.rows))
         logs = [(n, text) for n, text in live_logs(folder) if n >= streams["logs"].rows]
         if logs:
-            made = {"rid": rid, "gen": streams["logs"].gen, "ts": None, "level": None}
-            rows_of_logs = [made | {"line": n, "text": text} for n, text in logs]
+            named = [(n, *parsed(text)) for n, text in logs]
+            rows_of_logs = [
+                {"rid": rid, "gen": streams["logs"].gen, "line": n, "ts": ts, "level": level, "text": text}
+                for n, ts, level, text in named
+            ]
             parts.setdefault("logs", []).append(pa.Table.from_pylist(rows_of_logs, schema=tables()["logs"]))
             streams["logs"] = replace(streams["logs"], rows=logs[-1][0] + 1)
         version.streams = streams
