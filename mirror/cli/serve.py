@@ -34,6 +34,7 @@ import click
     help="Seconds without a sign of life after which a run counts as crashed.",
 )
 @click.option("--allow-host", "allow_hosts", multiple=True, help="Further host name clients may call the server by.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every request on stderr.")
 def command(
     root: Path,
     port: int,
@@ -43,6 +44,7 @@ def command(
     entity: str,
     crash_after: float,
     allow_hosts: tuple[str, ...],
+    verbose: bool,
 ) -> None:
     """Serve a mirror to W&B's SDK: `wandb.Api()` scripts read from it, `wandb.init()` logs into it.
 
@@ -59,5 +61,6 @@ def command(
         entity=entity,
         crash_after=crash_after,
         allow_hosts=allow_hosts,
+        verbose=verbose,
         say=lambda line: click.echo(line),
     )

@@ -43,7 +43,7 @@ class Server:
         self.home = home
         self._key = key
         self._hosts = hosts
-        self._signer = Signer()
+        self._signer = Signer(key)
         self._listings = Listings()
         self._documents = execution.Documents()
         self._artifacts = Artifacts(home.layout, read_only=home.read_only)
@@ -55,17 +55,14 @@ class Server:
             await run_in_threadpool(self.home.close)
 
         run = "/{entity}/{project}/{run_id}"
+        artifact = "/artifact-files/{artifact}/{kind}/{name:path}"
         routes = [
             Route("/graphql", self._guarded(self.graphql, anonymous=True), methods=["POST"]),
             Route(f"/files{run}/file_stream", self._guarded(self.file_stream), methods=["POST"]),
             Route(f"/files{run}/{{name:path}}", self._guarded(self.download, signed=True), methods=["GET", "HEAD"]),
-            Route(f"/upload{run}/{{name:path}}", self._guarded(self.upload), methods=["PUT"]),
-            Route("/artifact-upload/{artifact}/{kind}/{name:path}", self._guarded(self.artifact_upload), methods=["PUT"]),
-            Route(
-                "/artifact-upload/{artifact}/{kind}/{name:path}",
-                self._guarded(self.artifact_download, signed=True),
-                methods=["GET", "HEAD"],
-            ),
+            Route(f"/upload{run}/{{name:path}}", self._guarded(self.upload, signed=True), methods=["PUT"]),
+            Route(artifact, self._guarded(self.artifact_upload, signed=True), methods=["PUT"]),
+            Route(artifact, self._guarded(self.artifact_download, signed=True), methods=["GET", "HEAD"]),
             Route("/healthz", self._guarded(self.health, anonymous=True)),
             Route("/ready", self._guarded(self.health, anonymous=True)),
             Route("/", self._guarded(self.root, anonymous=True)),
@@ -100,7 +97,8 @@ class Server:
 
     def _signed(self, request: Request) -> bool:
         query = request.query_params
-        return self._signer.valid(request.scope["path"], query.get("expires"), query.get("signature"))
+        method = "GET" if request.method == "HEAD" else request.method
+        return self._signer.valid(method, request.scope["path"], query.get("expires"), query.get("signature"))
 
     # -- handlers -----------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ _ALPHABET = string.ascii_lowercase + string.digits
 
 @dataclass(frozen=True)
 class Key:
-    """What is needed to check a key: its salted hash."""
+    """What is needed to check a key: its salted hash. A key that is not kept on the disk needs no salt."""
 
     salt: bytes
     digest: bytes
@@ -56,9 +56,9 @@ def find_key(root: Path, key_file: Path | None, read_only: bool) -> tuple[Key, s
             given = key_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as exc:
             raise UsageError(f"the API key file `{key_file}` cannot be read: {exc}") from exc
-        return Key.of(_checked(given, f"in `{key_file}`")), None, f"API key from {key_file}"
+        return Key.of(_checked(given, f"in `{key_file}`"), b""), None, f"API key from {key_file}"
     if given := os.environ.get("MIRROR_API_KEY", "").strip():
-        return Key.of(_checked(given, "in `MIRROR_API_KEY`")), None, "API key from MIRROR_API_KEY"
+        return Key.of(_checked(given, "in `MIRROR_API_KEY`"), b""), None, "API key from MIRROR_API_KEY"
     path = root / KEY_FILE
     if path.exists():
         return _read(path), None, f"API key of {path} (shown when it was made; remove the file to get another)"
@@ -132,22 +132,24 @@ class Hosts:
 
 
 class Signer:
-    """Links that work without a key for a while, as W&B's signed bucket URLs do (`directUrl`)."""
+    """Links that work without a key for a while, as W&B's signed bucket URLs do: `directUrl` for a GET, `uploadUrl`
+    for a PUT (to which the SDK sends no key). They outlive a restart of the server, since clients do."""
 
-    def __init__(self, seconds: int = 3600) -> None:
-        self._secret = secrets.token_bytes(32)
+    def __init__(self, key: Key, seconds: int = 24 * 3600) -> None:
+        self._secret = hashlib.sha256(b"links\n" + key.salt + key.digest).digest()
         self._seconds = seconds
 
-    def sign(self, path: str) -> str:
-        """The query string that lets anybody GET `path` (the decoded URL path) until it expires."""
+    def sign(self, method: str, path: str) -> str:
+        """The query string that lets anybody GET or PUT `path` (the decoded URL path) until it expires."""
         until = int(time.time()) + self._seconds
-        return f"expires={until}&signature={self._mac(path, until)}"
+        return f"expires={until}&signature={self._mac(method, path, until)}"
 
-    def valid(self, path: str, expires: str | None, signature: str | None) -> bool:
-        if not (expires or "").isdigit() or not signature:
+    def valid(self, method: str, path: str, expires: str | None, signature: str | None) -> bool:
+        if not (expires and expires.isascii() and expires.isdigit()) or not signature:
             return False
-        until = int(expires or 0)
-        return until >= time.time() and hmac.compare_digest(signature, self._mac(path, until))
+        until = int(expires)
+        return until >= time.time() and hmac.compare_digest(signature, self._mac(method, path, until))
 
-    def _mac(self, path: str, until: int) -> str:
-        return hmac.new(self._secret, f"{until}\n{path}".encode(), hashlib.sha256).hexdigest()
+    def _mac(self, method: str, path: str, until: int) -> str:
+        text = f"{method}\n{until}\n{path}".encode("utf-8", "surrogatepass")
+        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from graphql import FieldNode, FragmentSpreadNode, GraphQLResolveInfo, SelectionSetNode, ValueNode, VariableNode
 
@@ -29,6 +30,11 @@ class Context:
     username: str
     user_email: str = ""
     _look: list[Look] = field(default_factory=list)
+
+    def link(self, path: str, *, sign: str | None = None) -> str:
+        """The URL of a path; with a signature that lets it be used without a key for the method `sign`."""
+        url = self.base_url + quote(path)
+        return f"{url}?{self.signer.sign(sign, path)}" if sign else url
 
     @property
     def look(self) -> Look:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mimetypes
 import re
 from datetime import datetime, timezone
-from urllib.parse import quote
 
 from mirror.errors import UsageError
 from mirror.records import FileEntry
@@ -56,9 +55,9 @@ def sha256_of(found: FileEntry) -> str | None:
 
 
 def file_path(entity: str, project: str, run_id: str, name: str) -> str:
-    """The URL path under which W&B serves a run's file (PROTOCOL 2.7), percent-encoded."""
-    return "/files/" + "/".join(quote(p, safe="") for p in (entity, project, run_id)) + "/" + quote(name)
+    """The URL path under which W&B serves a run's file (PROTOCOL 2.7), not yet percent-encoded."""
+    return f"/files/{entity}/{project}/{run_id}/{name}"
 
 
 def upload_path(entity: str, project: str, run_id: str, name: str) -> str:
-    return "/upload/" + "/".join(quote(p, safe="") for p in (entity, project, run_id)) + "/" + quote(name)
+    return f"/upload/{entity}/{project}/{run_id}/{name}"

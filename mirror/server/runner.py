@@ -25,6 +25,7 @@ def serve(
     entity: str = "local",
     crash_after: float = 300.0,
     allow_hosts: Iterable[str] = (),
+    verbose: bool = False,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> None:
     """Serve the mirror at `root` until SIGINT or SIGTERM. `port` 0 takes a free one; `say` is told which."""
@@ -46,8 +47,8 @@ def serve(
         say(f"  export WANDB_API_KEY={made or '<your key>'}")
         config = uvicorn.Config(
             Server(home, key, Hosts(host, allow_hosts)).app(),
-            log_level="warning",
-            access_log=False,
+            log_level="info" if verbose else "warning",
+            access_log=verbose,
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from graphql import GraphQLResolveInfo
 
 from mirror.errors import UsageError
 from mirror.server import ids
 from mirror.server.artifacts import Artifact, new_id, timestamp
-from mirror.server.context import ProjectNode, context
+from mirror.server.context import Context, ProjectNode, context
 from mirror.server.resolvers.edits import by_path, checked_part
 from mirror.server.wire import connection
 
 
-def upload_path(artifact_id: str, kind: str, name: str) -> str:
-    return f"/artifact-upload/{quote(artifact_id, safe='')}/{kind}/{quote(name)}"
+def bytes_path(artifact_id: str, kind: str, name: str) -> str:
+    return f"/artifact-files/{artifact_id}/{kind}/{name}"
 
 
 def _sequence(found: Artifact, info: GraphQLResolveInfo) -> dict[str, Any]:
@@ -69,14 +68,14 @@ def node(found: Artifact, info: GraphQLResolveInfo) -> dict[str, Any]:
         ],
         "artifactSequence": sequence,
         "artifactType": _type(found),
-        "currentManifest": _manifest(found, manifest, ctx.base_url, ctx.signer) if manifest else None,
+        "currentManifest": _manifest(found, manifest, ctx) if manifest else None,
         "files": connection([]),
         "usedBy": connection([]),
     }
 
 
-def _manifest(found: Artifact, manifest_id: str, base_url: str, signer: Any) -> dict[str, Any]:
-    path = upload_path(found.id, "manifest", manifest_id)
+def _manifest(found: Artifact, manifest_id: str, ctx: Context) -> dict[str, Any]:
+    path = bytes_path(found.id, "manifest", manifest_id)
     return {
         "id": manifest_id,
         "digest": found.manifests[manifest_id].md5,
@@ -84,9 +83,9 @@ def _manifest(found: Artifact, manifest_id: str, base_url: str, signer: Any) -> 
             "id": manifest_id,
             "name": "wandb_manifest.json",
             "sizeBytes": found.manifests[manifest_id].size or 0,
-            "uploadUrl": base_url + path,
+            "uploadUrl": ctx.link(path, sign="PUT"),
             "uploadHeaders": [],
-            "directUrl": f"{base_url}{path}?{signer.sign(f'/artifact-upload/{found.id}/manifest/{manifest_id}')}",
+            "directUrl": ctx.link(path, sign="GET"),
         },
     }
 
@@ -136,14 +135,14 @@ def _create(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[st
 def _create_manifest(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
     ctx = context(info)
     found, manifest_id = ctx.artifacts.add_manifest(input["artifactID"], input["digest"])
-    return {"artifactManifest": _manifest(found, manifest_id, ctx.base_url, ctx.signer)}
+    return {"artifactManifest": _manifest(found, manifest_id, ctx)}
 
 
 def _update_manifest(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
     ctx = context(info)
     manifest_id = input["artifactManifestID"]
     found = ctx.artifacts.set_manifest_digest(manifest_id, input.get("digest"))
-    return {"artifactManifest": _manifest(found, manifest_id, ctx.base_url, ctx.signer)}
+    return {"artifactManifest": _manifest(found, manifest_id, ctx)}
 
 
 def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
@@ -155,7 +154,7 @@ def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
             "name": name,
             "displayName": name,
             "storagePath": name,
-            "uploadUrl": None if held else ctx.base_url + upload_path(found.id, "file", name),
+            "uploadUrl": None if held else ctx.link(bytes_path(found.id, "file", name), sign="PUT"),
             "uploadHeaders": [],
             "artifact": node(found, info),
         }

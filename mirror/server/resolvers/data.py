@@ -73,17 +73,15 @@ def _log_lines(
 def _file_node(node: RunNode, info: GraphQLResolveInfo, found: FileEntry) -> dict[str, Any]:
     ctx = context(info)
     key = node.key
-    plain = f"/files/{key.entity}/{key.project}/{key.run_id}/{found.name}"
-    url = ctx.base_url + files.file_path(key.entity, key.project, key.run_id, found.name)
+    name = (key.entity, key.project, key.run_id, found.name)
+    path, upload = files.file_path(*name), files.upload_path(*name)
     return {
         "id": ids.encode("File", node.found.rid, found.name),
         "name": found.name,
         "displayName": found.name,
-        "url": lambda _info, upload=False: (
-            ctx.base_url + files.upload_path(key.entity, key.project, key.run_id, found.name) if upload else url
-        ),
-        "directUrl": f"{url}?{ctx.signer.sign(plain)}",
-        "uploadUrl": ctx.base_url + files.upload_path(key.entity, key.project, key.run_id, found.name),
+        "url": lambda _info, upload=False: ctx.link(files.upload_path(*name), sign="PUT") if upload else ctx.link(path),
+        "directUrl": ctx.link(path, sign="GET"),
+        "uploadUrl": ctx.link(upload, sign="PUT"),
         "uploadHeaders": [],
         "storagePath": found.storage_id,
         "sizeBytes": found.size or 0,

@@ -187,7 +187,7 @@ def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
     made = []
     for name in input["files"]:
         files.checked_name(name)
-        url = ctx.base_url + files.upload_path(key.entity, key.project, key.run_id, name)
+        url = ctx.link(files.upload_path(key.entity, key.project, key.run_id, name), sign="PUT")
         made.append({"id": ids.encode("File", found.rid, name), "name": name, "displayName": name, "uploadUrl": url})
     return {
         "runID": run_id_on_wire(RunNode(found, ctx.look), info),
