@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mirror.records import Failure, Fetched, FileEntry, Project, Run, RunKey, Sy
 from mirror.store import Reader, Spool, Writer
 from mirror.store.catalog import Catalog, now, peek
 from mirror.store.cells import fingerprint, rows_as_dicts
+from mirror.store.compact import vacuum
 from mirror.store.repair import repair
 from mirror.store.schema import columns, tables
 
@@ -696,12 +698,22 @@ def test_live_lines_are_seen_before_and_after_they_are_drained(tmp_path: Path) -
         again.set_drained(rid, {"history": 3, "system": 0})
         assert again.append(rid, "history", 8, lines[8:10]) == 10
         check(10)
-        again.drain(w, rid, final=False)
+        done = again.drain(w, rid, final=False)
+        check(10)
+        w.commit()
+        check(10)
+        done()
         check(10)
         again.append(rid, "history", 10, [rows(1, 10)[0].encode()])
         check(11)
-        again.drain(w, rid, final=True)
-        check(11)
+        w.after_commit(again.drain(w, rid, final=True))
+        again.append(rid, "history", 11, [rows(1, 11)[0].encode()])  # it comes while the others are written
+        w.commit()
+        check(12)
+        assert again.runs().keys() == {rid}
+        w.after_commit(again.drain(w, rid, final=True))
+        w.commit()
+        check(12)
         assert again.runs() == {} and not any((root / "live").iterdir())
 
 
@@ -723,3 +735,119 @@ def test_a_torn_line_was_never_acknowledged(tmp_path: Path) -> None:
         assert again.append(rid, "history", 2, [rows(1, 2)[0].encode()]) == 3
         with Reader(root) as reader:
             assert whole(reader, rid) == [json.loads(r) for r in rows(3)]
+
+
+# -- compaction ---------------------------------------------------------------------------------------------
+
+
+def test_many_small_commits_leave_few_files_and_the_same_content(tmp_path: Path) -> None:
+    many, one_go = tmp_path / "many", tmp_path / "once"
+
+    def put(w: Writer, n: int, part: int) -> None:
+        w.put_run(run(n, notes=f"note {part}"))
+        w.append(key(n), "history", rows(20, 20 * part))
+        w.publish(key(n), "history", Fetched("history", "rows", got=20, total=20 * part + 20))
+
+    for part in range(40):
+        with Writer(many) as w:
+            put(w, part % 3 + 1, part // 3)
+    with Writer(one_go) as w:
+        for n in (1, 2, 3):
+            for part in range(14 if n == 1 else 13):
+                put(w, n, part)
+    for query in (
+        "select run_id, notes, history_rows from runs",
+        "select run_id, key, row, step, value from history",
+        "select run_id, path, num from config",
+        "select run_id, key, n, first_row, last_row, last_v from metrics",
+    ):
+        answers = []
+        for root in (many, one_go):
+            with Reader(root) as reader:
+                answers.append(sorted(reader.connect().execute(query).fetchall()))
+        assert answers[0] == answers[1]
+    with Reader(many) as reader:
+        count = {table: len(reader.snapshot.files(table)) for table in ("runs", "metric", "history")}
+        assert all(n < 20 for n in count.values()), count
+        table = pq.read_table(max(reader.layout.root / f["path"] for f in reader.snapshot.files("history")))
+        order = [(r["key"], r["rid"], r["row"]) for r in table.select(["key", "rid", "row"]).to_pylist()]
+        assert order == sorted(order)
+
+
+def test_compaction_drops_dead_versions_and_keeps_what_is_being_fetched(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    new = [json.dumps({"_step": s, "other": s}) for s in range(6)]
+    with Writer(root) as w:
+        for generation in range(12):
+            w.put_run(run(notes=str(generation)))
+            w.begin(key(), "history")
+            w.append(key(), "history", rows(5))
+            w.publish(key(), "history", Fetched("history", "rows", got=5, total=5))
+            w.commit()
+        w.begin(key(), "history")
+        for part in range(3):
+            w.append(key(), "history", new[part : part + 1])
+            w.commit()
+        for extra in range(12):
+            w.put_run(run(100 + extra))
+            w.append(key(100 + extra), "history", rows(1))
+            w.publish(key(100 + extra), "history", Fetched("history", "rows", got=1, total=1))
+            w.commit()
+    with Reader(root) as reader:
+        assert reader.connect().execute("select count(*) from raw.runs where rid = 1").fetchone()[0] < 6
+        assert whole(reader) == [json.loads(r) for r in rows(5)]
+    with Writer(root) as w:
+        assert (w.state(key(), "history").rows, w.state(key(), "history").pending) == (3, True)
+        w.append(key(), "history", new[3:])
+        w.publish(key(), "history", Fetched("history", "rows", got=6, total=6))
+    with Reader(root) as reader:
+        assert whole(reader) == [json.loads(r) for r in new]
+
+
+def test_a_reader_of_an_old_snapshot_outlives_compaction(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    with Writer(root) as w:
+        w.put_run(run())
+    with Reader(root) as old:
+        for n in range(2, 30):
+            with Writer(root) as w:
+                w.put_run(run(n))
+        assert old.connect().execute("select run_id from runs").fetchall() == [("run1",)]
+        assert old.refresh()
+        assert old.connect().execute("select count(*) from runs").fetchone() == (29,)
+
+
+def test_what_was_replaced_goes_away_after_the_grace_period(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    for n in range(1, 30):
+        with Writer(root) as w:
+            w.put_run(run(n))
+
+    def extra() -> set[str]:
+        with Reader(root) as reader:
+            return {str(p) for p in (root / "data").rglob("*.parquet")} - set(reader.files)
+
+    assert extra()
+    with Writer(root) as w:
+        assert vacuum(w.layout, w.catalog) == 0
+        assert vacuum(w.layout, w.catalog, grace=timedelta(0)) > 0
+    assert not extra()
+    assert one(root, "select count(*) from runs") == (29,)
+    (root / "catalog.sqlite").unlink()
+    (root / "snapshot.json").unlink()
+    repair(root)
+    assert one(root, "select count(*) from runs") == (29,)
+
+
+def test_repair_without_a_snapshot_leaves_out_what_was_replaced(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    for n in range(1, 30):
+        with Writer(root) as w:
+            w.put_run(run(n))
+            w.append(key(n), "history", rows(n))
+            w.publish(key(n), "history", Fetched("history", "rows", got=n, total=n))
+    content = _content(root)
+    (root / "catalog.sqlite").unlink()
+    (root / "snapshot.json").unlink()
+    repair(root)
+    assert _content(root) == content

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from mirror.records import FileEntry, Run
+from mirror.records import FileEntry, Project, Run, RunKey
 from mirror.server.keys import KeyCatalogue
 from mirror.server.rows import dumps, parse_row
+from mirror.server.shelf import Shelf
 from mirror.server.writing import WriterThread
 from mirror.store import Spool, Writer
 from mirror.store.disk import explained
@@ -53,7 +57,7 @@ class LiveRun:
     system: dict[str, Any] = field(default_factory=dict)
     system_seen: int = 0
     stop_asked: bool = False
-    ending: bool = False
+    draining: bool = False
     gone: bool = False
 
 
@@ -66,9 +70,10 @@ class LiveRuns:
         self._layout: Layout = spool.layout
         self._crash_after = crash_after
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._projects: dict[tuple[str, str], Project] = {}
         self._runs: dict[int, LiveRun] = {}
         self._by_name: dict[tuple[str, str, str], int] = {}
-        self._by_storage_id: dict[str, int] = {}
         self.version = 0
         """Grows with every change of a document, for caches."""
         self._closing = threading.Event()
@@ -76,24 +81,18 @@ class LiveRuns:
 
     # -- life ---------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Take up what an earlier server left in the spool, then watch heartbeats."""
+    def start(self, shelf: Shelf) -> None:
+        """Take up what an earlier server left in the spool, then watch heartbeats. `shelf` is the newest snapshot."""
         spooled = self.spool.runs()
-
-        def counts(writer: Writer) -> dict[int, dict[SpoolStream, int]]:
-            streams: tuple[SpoolStream, ...] = ("history", "system", "logs")
-            return {
-                rid: {s: writer.state(run.key, s).rows for s in streams}  # type: ignore[arg-type]
-                for rid, run in spooled.items()
-            }
-
-        for rid, drained in self._pen.do(counts).items():
-            self.spool.set_drained(rid, drained)
+        stored = shelf.stored(shelf.where(list(spooled)).values(), whole=False)
+        for rid, found in stored.items():
+            self.spool.set_drained(rid, drained(found.row))
         grace = time.time() - self._crash_after + min(_GRACE, self._crash_after)
         for rid, run in spooled.items():
             beat = run.heartbeat_at.timestamp() if run.heartbeat_at else 0.0
+            cut_torn_line(self._files_path(rid))
             live = self._hold(rid, run, max(beat, grace))
-            live.files = dict(self._read_files(rid))
+            live.files = read_files(self._layout, rid)
             if run.state in ENDED:
                 self._drain(live, final=True)
         self._watch.start()
@@ -117,16 +116,15 @@ class LiveRuns:
         with self._lock:
             self._runs[rid] = live
             self._by_name[(run.key.entity, run.key.project, run.key.run_id)] = rid
-            self._by_storage_id[run.key.storage_id] = rid
             self.version += 1
         return live
 
-    def _forget(self, live: LiveRun, run: Run) -> None:
+    def _forget(self, live: LiveRun, key: RunKey) -> None:
         with self._lock:
             live.gone = True
-            del self._runs[live.rid]
-            del self._by_name[(run.key.entity, run.key.project, run.key.run_id)]
-            del self._by_storage_id[run.key.storage_id]
+            if self._runs.get(live.rid) is live:
+                del self._runs[live.rid]
+                self._by_name.pop((key.entity, key.project, key.run_id), None)
             self.version += 1
 
     # -- looking up ---------------------------------------------------------------------------------------
@@ -143,18 +141,15 @@ class LiveRuns:
     def find(self, entity: str, project: str, run_id: str) -> int | None:
         return self._by_name.get((entity, project, run_id))
 
-    def find_id(self, storage_id: str) -> int | None:
-        return self._by_storage_id.get(storage_id)
-
     # -- changing -----------------------------------------------------------------------------------------
 
     def open(self, rid: int, run: Run, drained: dict[SpoolStream, int], files: Mapping[str, FileEntry]) -> None:
         """Make a run live that is new, or whose lines are all in segments."""
-        with self._lock:
-            if rid in self._runs:
+        with self._opening:
+            if rid in self._runs and self._spooled(rid):
                 return
             self.spool.open(rid, run, drained=drained)
-        live = self._hold(rid, run, time.time())
+            live = self._hold(rid, run, time.time())
         live.files = dict(files)
         if files:
             self._append_files(rid, files.values())
@@ -167,7 +162,7 @@ class LiveRuns:
             yield None
             return
         with live.lock:
-            yield None if live.gone else live
+            yield live if not live.gone and self._spooled(rid) else None
 
     def beat(self, live: LiveRun, **changes: Any) -> Run:
         """A sign of life, and changes of documents that came with it; durable when this returns. Lock held."""
@@ -206,14 +201,21 @@ class LiveRuns:
         """Add or replace entries of the run's file list; durable when this returns. Lock held."""
         self._append_files(live.rid, entries)
         live.files |= {e.name: e for e in entries}
+        self._tell_drain(live)
 
     def drop_files(self, live: LiveRun, names: Sequence[str]) -> None:
         """Take entries out of the run's file list. Lock held."""
         self._append_lines(live.rid, [{"name": n, "gone": True} for n in names])
         for name in names:
             live.files.pop(name, None)
+        self._tell_drain(live)
 
-    def _append_files(self, rid: int, entries: Iterator[FileEntry] | Any) -> None:
+    def _tell_drain(self, live: LiveRun) -> None:
+        """A drain under way has the file list of before: a newer document makes it leave the run open."""
+        if live.draining:
+            self.edit(live)
+
+    def _append_files(self, rid: int, entries: Iterable[FileEntry]) -> None:
         self._append_lines(rid, [{**e.__dict__, "updated_at": e.updated_at and e.updated_at.isoformat()} for e in entries])
 
     def _append_lines(self, rid: int, lines: list[dict[str, Any]]) -> None:
@@ -226,11 +228,8 @@ class LiveRuns:
             finally:
                 os.close(fd)
 
-    def _read_files(self, rid: int) -> Iterator[tuple[str, FileEntry]]:
-        return read_files(self._layout, rid).items().__iter__()
-
-    def _files_path(self, rid: int) -> str:
-        return str(self._layout.live / str(rid) / "files.jsonl")
+    def _files_path(self, rid: int) -> Path:
+        return files_path(self._layout, rid)
 
     # -- catalogues ---------------------------------------------------------------------------------------
 
@@ -255,16 +254,17 @@ class LiveRuns:
     # -- into segments ------------------------------------------------------------------------------------
 
     def _drain(self, live: LiveRun, *, final: bool) -> None:
-        if final:
-            live.ending = True
+        """Have the lines moved to segments; `final` if the run has ended."""
+        if live.draining:
+            return  # what comes after it is drained when it is done
+        live.draining = True
 
         def job(writer: Writer) -> None:
             with live.lock:
-                run = self.spool.runs().get(live.rid)
-                if live.gone or run is None:
+                if live.gone or not self._spooled(live.rid):
                     return
-                closing = final and run.state in ENDED
-                self._put(
+                run = self.spool.run(live.rid)
+                run = self._put(
                     live,
                     replace(
                         run,
@@ -275,33 +275,78 @@ class LiveRuns:
                         log_line_count=self.spool.count(live.rid, "logs"),
                     ),
                 )
-                writer.put_run(self.spool.run(live.rid))
-                writer.put_files(run.key, list(live.files.values()))
-                self.spool.drain(writer, live.rid, final=closing)
-                live.ending = False
-                if closing:
-                    self._forget(live, run)
+                key = run.key
+                place = Project(key.source, key.entity, key.project, created_at=run.created_at)
+                writer.put_project(self._projects.setdefault((key.entity, key.project), place))
+                writer.put_run(run, rid=live.rid)
+                writer.put_files(key, list(live.files.values()))
+                done = self.spool.drain(writer, live.rid, final=final and run.state in ENDED)
+                writer.after_commit(lambda: self._drained(live, key, done))
 
-        self._pen.submit(job)
+        def failed(done: Future[None]) -> None:
+            if (error := done.exception()) is not None:
+                live.draining = False
+                print(f"run {live.rid} could not be moved to segments yet: {error}", file=sys.stderr)
+
+        self._pen.submit(job).add_done_callback(failed)
+
+    def _drained(self, live: LiveRun, key: RunKey, done: Callable[[], None]) -> None:
+        """A drain is committed: forget the run if it is over, go on if more came meanwhile."""
+        with live.lock:
+            done()
+            live.draining = False
+            if not self._spooled(live.rid):
+                self._forget(live, key)
+            elif self.spool.run(live.rid).state in ENDED:
+                self._drain(live, final=True)
+
+    def _spooled(self, rid: int) -> bool:
+        try:
+            self.spool.run(rid)
+        except KeyError:
+            return False
+        return True
 
     def _watching(self) -> None:
         pause = max(0.1, min(5.0, self._crash_after / 4))
         while not self._closing.wait(pause):
             for live in list(self._runs.values()):
                 with live.lock:
-                    if live.gone or live.ending:
+                    if live.gone or live.draining or not self._spooled(live.rid):
                         continue
                     run = self.spool.run(live.rid)
-                    if run.state in BEATING and time.time() - live.beat > self._crash_after:
+                    if run.state in ENDED:  # its drain failed, e.g. for want of disk space
+                        self._drain(live, final=True)
+                    elif run.state in BEATING and time.time() - live.beat > self._crash_after:
                         self.end(live, "crashed", None)
                     elif self.spool.nbytes(live.rid) > DRAIN_BYTES:
                         self._drain(live, final=False)
 
 
-def read_files(layout: Layout, rid: int) -> dict[str, FileEntry]:
-    """The file list of a live run as it lies in its folder; a line cut short by a crash was never acknowledged."""
+def drained(row: Mapping[str, Any]) -> dict[SpoolStream, int]:
+    """Lines of every stream that are in segments, from the run's row in `runs`."""
+    return {"history": row["history_rows"], "system": row["system_rows"], "logs": row["logs_rows"]}
+
+
+def files_path(layout: Layout, rid: int) -> Path:
+    return layout.live / str(rid) / "files.jsonl"
+
+
+def cut_torn_line(path: Path) -> None:
+    """Drop the end of a journal that a crash cut short; it was never acknowledged."""
     try:
-        data = (layout.live / str(rid) / "files.jsonl").read_bytes()
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    whole = data.rfind(b"\n") + 1
+    if whole != len(data):
+        os.truncate(path, whole)
+
+
+def read_files(layout: Layout, rid: int) -> dict[str, FileEntry]:
+    """The file list of a live run as it lies in its folder; a line without its end is not acknowledged yet."""
+    try:
+        data = files_path(layout, rid).read_bytes()
     except FileNotFoundError:
         return {}
     found: dict[str, FileEntry] = {}

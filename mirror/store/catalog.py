@@ -331,6 +331,20 @@ class Catalog:
         )
         return [FileRow(p, t, r, b, s, json.loads(ids), v) for p, t, r, b, s, ids, v in self.db.execute(query)]
 
+    def remove_files(self, paths: Sequence[str], snapshot: int) -> None:
+        self.db.executemany("update files set removed = ? where path = ?", [[snapshot, path] for path in paths])
+
+    def versions(self, rids: Sequence[int], column: str) -> Iterator[tuple[int, int]]:
+        """(rid, live version) of these runs; `column` is gen, config_gen, summary_gen or metric_gen."""
+        for start in range(0, len(rids), 500):
+            part = rids[start : start + 500]
+            marks = ",".join("?" * len(part))
+            yield from self.db.execute(f"select rid, {column} from runs where rid in ({marks})", list(part))
+
+    def superseded_rows(self, table: str) -> int:
+        row = self.db.execute("select rows from superseded where tbl = ?", [table]).fetchone()
+        return int(row[0]) if row else 0
+
     def supersede(self, table: str, rows: int) -> None:
         self.db.execute(
             "insert into superseded values (?, ?) on conflict (tbl) do update set rows = rows + excluded.rows",

@@ -6,6 +6,7 @@ writer publishes. The cost of a commit is in proportion to what changed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,12 +20,15 @@ from mirror.errors import StoreError
 from mirror.records import Run
 from mirror.store import segments, versions
 from mirror.store.catalog import Catalog, FileRow, Identity, StreamState, now
+from mirror.store.compact import compact, vacuum
 from mirror.store.layout import Layout
 from mirror.store.locks import FileLock, held
 from mirror.store.metrics import MetricStats
 from mirror.store.schema import tables
 from mirror.store.snapshot import holds, publish
 from mirror.store.views import write_database
+
+_DESCRIBE_EVERY = 10.0  # seconds; mirror.duckdb costs more than a small commit
 
 
 @dataclass
@@ -67,6 +71,17 @@ class Committer:
         self.session = session
         self._names = 0
         self._listed: tuple[int, list[FileRow]] | None = None
+        self._stale = False
+        self._described = time.monotonic()
+
+    def describe(self) -> None:
+        """Bring mirror.duckdb up to the last commit, and delete what was replaced long ago."""
+        if self._stale:
+            with held(self.layout.commit_lock):
+                write_database(self.layout, self.layout.read_snapshot())
+            self._stale = False
+            self._described = time.monotonic()
+            vacuum(self.layout, self.catalog)
 
     def recover(self) -> None:
         """Finish or undo what writers that died have left: publish their last commit, remove their orphans."""
@@ -87,7 +102,9 @@ class Committer:
             except StoreError:
                 published = -1
             if published != self.catalog.last_snapshot()[0]:
-                write_database(self.layout, publish(self.layout, self.catalog))
+                publish(self.layout, self.catalog)
+            if dead or published == -1:
+                write_database(self.layout, self.layout.read_snapshot())
         for _, lock in dead:
             lock.release(remove=True)
 
@@ -122,7 +139,11 @@ class Committer:
             raise
         if written:
             with held(self.layout.commit_lock):
-                write_database(self.layout, publish(self.layout, self.catalog))
+                publish(self.layout, self.catalog)
+            self._stale = True
+            compact(self.layout, self.catalog, self.session, self._name)
+            if time.monotonic() - self._described > _DESCRIBE_EVERY:
+                self.describe()
         for found in dirty:
             found.document_changed = found.metrics_changed = False
             found.nodes_of.clear()

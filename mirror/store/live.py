@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -41,6 +42,7 @@ class _Stream:
     count: int = 0
     bytes: int = 0
     fd: int | None = None
+    rotate: bool = False  # the files so far are being drained: the next line starts a new one
 
 
 @dataclass
@@ -167,7 +169,8 @@ class Spool:
                 if state.fd is None:
                     path = self._folder(rid) / f"{stream}-{state.count:012d}.jsonl"
                     existing = [p for p, _ in stream_files(self._folder(rid), stream)]
-                    path = existing[-1] if existing else path
+                    path = existing[-1] if existing and not state.rotate else path
+                    state.rotate = False
                     state.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
                     sync_folder(path.parent)
                 _append(state.fd, data)
@@ -201,45 +204,51 @@ class Spool:
 
     # -- into segments ------------------------------------------------------------------------------------
 
-    def drain(self, writer: Writer, rid: int, *, final: bool) -> None:
-        """Move a run's live lines into segments and commit. `final` closes the run: its folder goes away."""
+    def drain(self, writer: Writer, rid: int, *, final: bool) -> Callable[[], None]:
+        """Put a run's live lines into the writer. Returns what is to be called once that is committed: it lets go
+        of the lines and, with `final`, closes the run, whose folder goes away. Many runs can share one commit.
+        """
         live = self._runs[rid]
+        folder = self._folder(rid)
         with live.lock:
-            writer.put_run(live.run)
+            run = live.run
+            writer.put_run(run, rid=rid)
             streams: tuple[Stream, ...] = ("history", "system")
             for stream in streams:
                 state = live.streams[stream]
-                held = writer.state(live.run.key, stream).rows
-                part: list[str] = []
-                for line in read_lines(self._folder(rid), stream, held):
-                    part.append(line)
-                    if len(part) == _DRAIN_ROWS:
-                        writer.append(live.run.key, stream, part)
-                        part = []
-                writer.append(live.run.key, stream, part)
-                writer.publish(
-                    live.run.key,
-                    stream,
-                    Fetched(stream, "serve", asked=state.count, got=state.count, total=state.count),
-                )
+                lines = read_lines(folder, stream, writer.state(run.key, stream).rows)
+                while part := list(islice(lines, _DRAIN_ROWS)):
+                    writer.append(run.key, stream, part)
+                count = state.count
+                writer.publish(run.key, stream, Fetched(stream, "serve", asked=count, got=count, total=count))
             if final:
-                writer.put_logs(live.run.key, [(n, *parsed(text)) for n, text in self.log_lines(rid)])
-            writer.commit()
-            # From here on the lines are in segments for every reader that looks again.
-            for name in STREAMS:
-                state = live.streams[name]
-                if name == "logs" and not final:
-                    continue
-                if state.fd is not None:
+                writer.put_logs(run.key, [(n, *parsed(text)) for n, text in self.log_lines(rid)])
+            drained = {name: state.count for name, state in live.streams.items()}
+            old = {path: path.stat().st_size for name in STREAMS for path, _ in stream_files(folder, name)}
+            for name, state in live.streams.items():
+                if state.fd is not None and name != "logs":
                     os.close(state.fd)
-                for path, _ in stream_files(self._folder(rid), name):
-                    path.unlink()
-                live.streams[name] = _Stream(state.count, state.count)
-            if final:
-                del self._runs[rid]
-                for path in self._folder(rid).iterdir():
-                    path.unlink()
-                self._folder(rid).rmdir()
+                    state.fd, state.rotate = None, True
+
+        def done() -> None:
+            # From here on the lines are in segments for every reader that looks again.
+            with live.lock:
+                for path, size in old.items():
+                    if not path.name.startswith("logs-") or (final and path.stat().st_size == size):
+                        path.unlink()
+                for name, state in live.streams.items():
+                    if name != "logs" or final:
+                        state.bytes = sum(path.stat().st_size for path, _ in stream_files(folder, name))
+                        state.drained = drained[name]
+                left = [path for path in folder.iterdir() if path.name != "run.jsonl" and path.suffix == ".jsonl"]
+                quiet = not any(path.name.startswith(STREAMS) for path in left) and live.run == run
+                if final and quiet:
+                    del self._runs[rid]
+                    for path in folder.iterdir():
+                        path.unlink()
+                    folder.rmdir()
+
+        return done
 
     def close(self) -> None:
         """Close the files; nothing is lost, as everything acknowledged is on the disk."""

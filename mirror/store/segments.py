@@ -38,10 +38,12 @@ def write_segment(
     *,
     shard: int = 0,
     identities: Iterable[Sequence[Any]] = (),
+    replaces: Sequence[str] = (),
 ) -> FileRow:
     """Write `data` as `ROOT/data/<table>/<shard>/<name>.parquet`, durable and read-only.
 
-    `identities` are (rid, source, storage_id, entity, project, run_id) of the runs inside.
+    `identities` are (rid, source, storage_id, entity, project, run_id) of the runs inside, `replaces` the names of
+    segments whose live rows this one holds.
     """
     folder = layout.data / table / str(shard)
     path = folder / f"{name}.parquet"
@@ -56,7 +58,7 @@ def write_segment(
         "rids": rids,
         "identities": [list(i) for i in identities],
         "streams": _stream_extents(data) if table in CELL_TABLES else [],
-        "replaces": [],
+        "replaces": list(replaces),
     }
     data = data.replace_schema_metadata({FOOTER: json.dumps(footer).encode()})
     with explained(f"writing `{path.relative_to(layout.root)}`"):
@@ -152,5 +154,6 @@ def footer(path: Path) -> dict[str, Any] | None:
 
 
 def remove_readonly(path: Path) -> None:
-    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
-    path.unlink(missing_ok=True)
+    if path.exists():
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        path.unlink(missing_ok=True)

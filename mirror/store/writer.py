@@ -6,9 +6,10 @@ How a commit does that is told in commit.py.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -42,7 +43,8 @@ class Writer:
     """Appends to the mirror at `root` (made if `create`). To be used from one thread, best as a context manager:
     leaving it commits, leaving it by an exception drops what was not committed.
 
-    `flush_bytes` and `flush_seconds` say when buffered rows are committed without being asked.
+    `flush_bytes` and `flush_seconds` (default: the environment's MIRROR_FLUSH_SECONDS, then 30) say when buffered rows
+    are committed without being asked.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Writer:
         *,
         create: bool = True,
         flush_bytes: int = 48 << 20,
-        flush_seconds: float = 30.0,
+        flush_seconds: float | None = None,
     ) -> None:
         self.layout = Layout(root)
         if create:
@@ -59,7 +61,9 @@ class Writer:
         elif not self.layout.catalog.exists():
             self.layout.read_snapshot()
         self.flush_bytes = flush_bytes
-        self.flush_seconds = flush_seconds
+        self.flush_seconds = (
+            float(os.environ.get("MIRROR_FLUSH_SECONDS") or 30) if flush_seconds is None else flush_seconds
+        )
         self.session = uuid.uuid4().hex[:12]
         self._cleanup = ExitStack()
         self._lock = FileLock(self.layout.sessions / f"{self.session}.lock")
@@ -79,6 +83,7 @@ class Writer:
         self._cleanup.callback(self._release_leases)
         self._reserved: list[int] = []
         self._open: dict[tuple[str, str], OpenRun] = {}
+        self._after: list[Callable[[], None]] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -100,7 +105,10 @@ class Writer:
 
     def close(self) -> None:
         """Release everything; what was not committed is dropped."""
-        self._cleanup.close()
+        try:
+            self._committer.describe()
+        finally:
+            self._cleanup.close()
 
     def _release_leases(self) -> None:
         for lease, _ in self._leases.values():
@@ -140,7 +148,7 @@ class Writer:
         """The project's runs that keep failing."""
         return self.catalog.quarantined(source, entity, project)
 
-    def _opened(self, key: RunKey) -> OpenRun:
+    def _opened(self, key: RunKey, rid: int | None = None) -> OpenRun:
         name = (key.source, key.storage_id)
         found = self._open.get(name)
         if found is None:
@@ -149,7 +157,7 @@ class Writer:
                 self._take_lease(*lease)
             identity = self.catalog.find(*name)
             if identity is None:
-                identity = Identity(self._new_rid(), key)
+                identity = Identity(self.reserve_rid() if rid is None else rid, key)
             found = self._open[name] = OpenRun(identity)
             for (_, stream), states in self.catalog.streams([identity.rid]).items():
                 if True in states:
@@ -157,7 +165,8 @@ class Writer:
                 found.streams[stream] = states[False] if ahead(states) else states[True]
         return found
 
-    def _new_rid(self) -> int:
+    def reserve_rid(self) -> int:
+        """A number for a run that is put later, with `put_run(run, rid=..)`. Nobody else ever gets it."""
         if not self._reserved:
             self._reserved = list(reversed(self.catalog.reserve_rids(_RIDS_AT_A_TIME)))
         return self._reserved.pop()
@@ -186,13 +195,14 @@ class Writer:
             lambda: self.catalog.save_project(project.source, project.entity, project.name, gen + 1, new)
         )
 
-    def put_run(self, run: Run, *, fingerprint: str | None = None) -> int:
+    def put_run(self, run: Run, *, fingerprint: str | None = None, rid: int | None = None) -> int:
         """Record a run's attributes and documents; returns its rid. A version equal to the held one writes nothing.
 
-        `fingerprint` is what the source's listing said; it is kept for the next plan. A run without `metadata`
-        keeps the one that is held, since metadata is a file that sources fetch only when it changed.
+        `rid` is the number a new run was given before (`reserve_rid`). `fingerprint` is what the source's listing
+        said; it is kept for the next plan. A run without `metadata` keeps the one that is held, since metadata is a
+        file that sources fetch only when it changed.
         """
-        found = self._opened(run.key)
+        found = self._opened(run.key, rid)
         identity = found.identity
         old, new = (identity.digest or ":::").split(":"), versions.digest(run).split(":")
         if identity.gen and run.metadata is None:
@@ -393,9 +403,16 @@ class Writer:
 
     def commit(self) -> None:
         """Make everything put so far visible, durably and at once. Does nothing if there is nothing to do."""
+        after, self._after = self._after, []
         self._committer.commit(list(self._open.values()), self._batch)
         self._open = {name: found for name, found in self._open.items() if found.writing}
         self._reset()
+        for callback in after:
+            callback()
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call back once what was put so far is durable and visible."""
+        self._after.append(callback)
 
     # -- for repair ---------------------------------------------------------------------------------------
 
