@@ -10,7 +10,6 @@ Names are imported when they are first used, so `import mirror` costs next to no
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
     from mirror.objects import Api
     from mirror.records import FileEntry, Project, Run, RunKey
 
-try:
-    __version__ = version("wandb-mirror")
-except PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0+unknown"
+    __version__: str
 
 _WHERE = {
     "Api": "mirror.objects",
@@ -59,4 +55,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("wandb-mirror")
+        except PackageNotFoundError:  # a checkout that was never installed
+            return "0+unknown"
     raise AttributeError(f"module 'mirror' has no attribute {name!r}")
