@@ -1,7 +1,7 @@
 """Rows of a run for the wire: from segments, then from the spool, in logged order.
 
-Nothing is held between requests. A range that holds more rows than were asked for is thinned out evenly, its
-first and last row included (PROTOCOL 2.4: the real rule is not known; clients ask for more than a range holds).
+Nothing outlives the request. A range that holds more rows than were asked for is thinned out evenly, its first and
+last row included (PROTOCOL 2.4: the real rule is not known; clients ask for more than a range holds).
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import duckdb
-
 from mirror.errors import UsageError
 from mirror.records import Stream
 from mirror.server.home import Found, Home, Look
+from mirror.server.index import Place
 from mirror.server.rows import parse_row
 from mirror.server.shelf import Shelf
 from mirror.store.cells import rows_as_json
@@ -32,11 +31,10 @@ def count(look: Look, found: Found, stream: Stream) -> int:
         except KeyError:  # drained meanwhile
             pass
     if found.live:
-        shelf = look.home.shelves.newest()
-        held = _stored_rows(shelf, found.rid, stream)
+        held = _held(look.home.shelves.newest().index.get(found.rid), stream)
         return held + sum(1 for _ in read_lines(look.home.layout.live / str(found.rid), stream, held))
     assert found.stored
-    return int(found.stored.row[f"{stream}_rows"])
+    return _held(found.stored.place, stream)
 
 
 def rows(
@@ -54,26 +52,33 @@ def rows(
     if not found.live:
         return _from_segments(look.shelf, found.rid, stream, min_step, max_step, samples)
     ranged = min_step is not None or max_step is not None
-    for _ in range(_TRIES):
-        shelf, held, lines = _settled(look.home, found.rid, stream)
-        tail = [line for line in lines if not ranged or _within(line, min_step, max_step)]
-        stored = _from_segments(shelf, found.rid, stream, min_step, max_step, max(samples, held)) if held else []
-        return thinned(stored + tail, samples)
-    raise UsageError(f"run `{found.run.key.path}` changes faster than it can be read: ask again")
+    shelf, lines = _settled(look.home, found.rid, stream)
+    stored = _from_segments(shelf, found.rid, stream, min_step, max_step, None)
+    return thinned(stored + [line for line in lines if not ranged or _within(line, min_step, max_step)], samples)
 
 
-def _settled(home: Home, rid: int, stream: Stream) -> tuple[Shelf, int, list[str]]:
-    """A snapshot, the rows it holds, and the live lines that follow them."""
+def last(look: Look, found: Found, stream: Stream, n: int) -> list[str]:
+    """The last `n` rows."""
+    shelf, lines = _settled(look.home, found.rid, stream) if found.live else (look.shelf, [])
+    place = shelf.index.get(found.rid)
+    missing = n - len(lines)
+    if place is None or missing <= 0:
+        return lines[-n:]
+    return _read(shelf, place, stream, f"row >= {_held(place, stream) - missing}") + lines
+
+
+def _settled(home: Home, rid: int, stream: Stream) -> tuple[Shelf, list[str]]:
+    """A snapshot, and the live lines that follow the rows it holds."""
     for _ in range(_TRIES):
         before = _drained(home, rid, stream)
         shelf = home.shelves.newest()
-        held = _stored_rows(shelf, rid, stream)
         try:
+            held = _held(shelf.index.get(rid), stream)
             lines = list(read_lines(home.layout.live / str(rid), stream, held))
         except FileNotFoundError:
             continue
         if _drained(home, rid, stream) == before:
-            return shelf, held, lines
+            return shelf, lines
     raise UsageError("the run changes faster than it can be read: ask again")
 
 
@@ -85,10 +90,9 @@ def _drained(home: Home, rid: int, stream: Stream) -> int | None:
         return None
 
 
-def _stored_rows(shelf: Shelf, rid: int, stream: Stream) -> int:
-    place = shelf.where([rid])
-    stored = shelf.stored(place.values(), whole=False)
-    return int(stored[rid].row[f"{stream}_rows"]) if rid in stored else 0
+def _held(place: Place | None, stream: Stream) -> int:
+    """Rows in segments."""
+    return 0 if place is None else place.history_rows if stream == "history" else place.system_rows
 
 
 def _within(line: str, min_step: int | None, max_step: int | None) -> bool:
@@ -99,33 +103,33 @@ def _within(line: str, min_step: int | None, max_step: int | None) -> bool:
 
 
 def _from_segments(
-    shelf: Shelf, rid: int, stream: Stream, min_step: int | None, max_step: int | None, samples: int
+    shelf: Shelf, rid: int, stream: Stream, min_step: int | None, max_step: int | None, samples: int | None
 ) -> list[str]:
-    source = f"{shelf.reader.relation(STREAM_TABLE[stream], rid)} where gen = {_gen(shelf, rid, stream)}"
+    place = shelf.index.get(rid)
+    if place is None or not _held(place, stream):
+        return []
+    conditions = []
     if min_step is not None:
-        source += f" and step >= {int(min_step)}"
+        conditions.append(f"step >= {int(min_step)}")
     if max_step is not None:
-        source += f" and step < {int(max_step)}"
-    connection = shelf.connect()
-    if _stored_rows(shelf, rid, stream) > samples:
-        wanted = thinned(_row_numbers(connection, source), samples)
-        source += f" and row in (select unnest({wanted}))"
-    return _read(shelf, source)
+        conditions.append(f"step < {int(max_step)}")
+    condition = " and ".join(conditions) or "true"
+    if samples is not None and _held(place, stream) > samples:
+        source = _source(shelf, place, stream)
+        numbers = shelf.connect().execute(f"select distinct row from {source} and {condition} order by row").fetchall()
+        if len(numbers) > samples:
+            condition = f"row in (select unnest({thinned([n for (n,) in numbers], samples)}))"
+    return _read(shelf, place, stream, condition)
 
 
-def _read(shelf: Shelf, source: str) -> list[str]:
-    query = f"select key, path_id, row, kind, v, j from {source}"
+def _source(shelf: Shelf, place: Place, stream: Stream) -> str:
+    gen = place.history_gen if stream == "history" else place.system_gen
+    return f"{shelf.relation(STREAM_TABLE[stream], [place.rid])} where gen = {gen}"
+
+
+def _read(shelf: Shelf, place: Place, stream: Stream, condition: str) -> list[str]:
+    query = f"select key, path_id, row, kind, v, j from {_source(shelf, place, stream)} and {condition}"
     return list(rows_as_json(shelf.connect().sql(query).to_arrow_table()))
-
-
-def _row_numbers(connection: duckdb.DuckDBPyConnection, source: str) -> list[int]:
-    return [row for (row,) in connection.execute(f"select distinct row from {source} order by row").fetchall()]
-
-
-def _gen(shelf: Shelf, rid: int, stream: Stream) -> int:
-    query = f"select {stream}_gen from raw.live where rid = ?"
-    found = shelf.connect().execute(query, [rid]).fetchone()
-    return int(found[0]) if found else 0
 
 
 def thinned(items: Sequence[Any], samples: int) -> list[Any]:
@@ -136,21 +140,6 @@ def thinned(items: Sequence[Any], samples: int) -> list[Any]:
     if samples == 1:
         return [items[0]]
     return [items[round(i * (n - 1) / (samples - 1))] for i in range(samples)]
-
-
-def last(look: Look, found: Found, stream: Stream, n: int) -> list[str]:
-    """The last `n` rows."""
-    if not found.live:
-        return _last_stored(look.shelf, found.rid, stream, n)
-    shelf, held, lines = _settled(look.home, found.rid, stream)
-    missing = n - len(lines)
-    return (_last_stored(shelf, found.rid, stream, missing) if missing > 0 and held else []) + lines[-n:]
-
-
-def _last_stored(shelf: Shelf, rid: int, stream: Stream, n: int) -> list[str]:
-    held = _stored_rows(shelf, rid, stream)
-    gen = _gen(shelf, rid, stream)
-    return _read(shelf, f"{shelf.reader.relation(STREAM_TABLE[stream], rid)} where gen = {gen} and row >= {held - n}")
 
 
 def sampled(look: Look, found: Found, spec: str) -> list[dict[str, Any]]:

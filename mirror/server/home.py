@@ -11,6 +11,7 @@ import string
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from typing import Any
 from mirror.errors import AmbiguousError, NotFoundError, UsageError
 from mirror.records import FileEntry, Project, Run, RunKey
 from mirror.server import ids
-from mirror.server.live import ENDED, LiveRun, LiveRuns, now
-from mirror.server.shelf import Shelf, Shelves, Stored, Where
+from mirror.server.live import ENDED, LiveRun, LiveRuns, drained, now, read_files
+from mirror.server.index import Place
+from mirror.server.shelf import EPOCH, Shelf, Shelves, Stored
 from mirror.server.writing import WriterThread
 from mirror.store import LOCAL_SOURCE, Layout, Spool, Writer
-from mirror.store.live import SpoolStream
+from mirror.store.live import last_version
 from mirror.store.locks import FileLock
 
+_RIDS_AT_A_TIME = 200
 _ID_LETTERS = string.ascii_lowercase + string.digits
 
 
@@ -45,8 +48,12 @@ class Look:
         self.home = home
         self.live = home.live_documents()
         self.live_version = home.live.version if home.live else 0
-        self.shelf: Shelf = home.shelves.newest()
         self._runs: dict[tuple[str, str, str], list[Found]] = {}
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """The newest snapshot when it was first needed: never older than the live documents."""
+        return self.home.shelves.newest()
 
     @cached_property
     def _live_names(self) -> dict[tuple[str, str, str], int]:
@@ -63,7 +70,10 @@ class Look:
             rid = self._live_names.get((entity, project, run_id))
             live = [] if rid is None else [Found(rid, self.live[rid], True, None)]
             self._runs[(entity, project, run_id)] = live
-        places = [w for w in self.shelf.find(entity, project, wanted) if w.rid not in self.live]
+        if self.home.live and all(self._runs[(entity, project, r)] for r in wanted):
+            return  # all are logging here, and no name is given to a run of this server that another source has
+        index = self.shelf.index
+        places = [p for name in wanted for p in index.find(entity, project, name) if p.rid not in self.live]
         for found in self._stored(places, whole):
             self._runs[(entity, project, found.run.key.run_id)].append(found)
 
@@ -89,7 +99,7 @@ class Look:
             for rid, run in self.live.items():
                 if run.key.storage_id == storage_id:
                     return Found(rid, run, True, None)
-        place = self.shelf.find_id(*(elsewhere or (self.home.source, storage_id)))
+        place = self.shelf.index.find_id(*(elsewhere or (self.home.source, storage_id)))
         return next(iter(self._stored([place], True)), None) if place else None
 
     def whole(self, found: Found) -> Found:
@@ -101,50 +111,55 @@ class Look:
 
     def runs(self, rids: list[int], *, whole: bool = True) -> list[Found]:
         """Runs by rid, in this order; those that were deleted meanwhile are left out."""
-        places = self.shelf.where([r for r in rids if r not in self.live])
-        stored = {f.rid: f for f in self._stored(places.values(), whole)}
+        places = [p for rid in rids if rid not in self.live and (p := self.shelf.index.get(rid))]
+        stored = {f.rid: f for f in self._stored(places, whole)}
         stored |= {rid: Found(rid, self.live[rid], True, None) for rid in rids if rid in self.live}
         return [stored[rid] for rid in rids if rid in stored]
 
-    def _stored(self, places: Iterable[Where], whole: bool) -> list[Found]:
-        places = list(places)
+    def _stored(self, places: list[Place], whole: bool) -> list[Found]:
         held = self.shelf.stored(places, whole=whole)
         return [Found(p.rid, held[p.rid].run, False, held[p.rid]) for p in places if p.rid in held]
 
     def listing(self, entity: str, project: str, condition: str, order: str) -> list[int]:
         """rids of a project's runs, by SQL condition and order over the view `runs`."""
-        live = {rid: r for rid, r in self.live.items() if (r.key.entity, r.key.project) == (entity, project)}
-        return self.shelf.listing(condition, order, entity, project, live, self.live_version)
+        return self.shelf.listing(condition, order, entity, project, self._live_in(entity, project), self.live_version)
+
+    def by_creation(self, entity: str, project: str) -> list[int]:
+        """rids of all runs of a project, oldest first."""
+        live = self._live_in(entity, project)
+        stored = [p for p in self.shelf.index.of_project(entity, project) if p.rid not in live]
+        dated = [(p.created_at or 0, p.rid) for p in stored]
+        dated += [(to_micros(r.created_at) or 0, rid) for rid, r in live.items()]
+        return [rid for _, rid in sorted(dated)]
+
+    def _live_in(self, entity: str, project: str) -> dict[int, Run]:
+        return {rid: r for rid, r in self.live.items() if (r.key.entity, r.key.project) == (entity, project)}
 
     # -- projects -----------------------------------------------------------------------------------------
 
     def entities(self) -> set[str]:
-        return {*self.shelf.entities(), *(r.key.entity for r in self.live.values())}
+        return {*(p.entity for p in self.shelf.projects()), *(r.key.entity for r in self.live.values())}
 
     def has_project(self, entity: str, project: str) -> bool:
-        if any((e, p) == (entity, project) for e, p, _ in self._live_names):
-            return True
-        return self.shelf.has_project(entity, project)
+        return bool(self.projects(entity, project))
 
     def run_count(self, entity: str, project: str) -> int:
         """Runs of a project over all sources."""
-        stored = self.shelf.where([rid for rid, r in self.live.items() if (r.key.entity, r.key.project) == (entity, project)])
-        live = sum((r.key.entity, r.key.project) == (entity, project) for r in self.live.values())
-        return self.shelf.count(entity, project) + live - len(stored)
+        return len(self.by_creation(entity, project))
 
     def projects(self, entity: str, project: str | None = None) -> list[Project]:
         """An entity's projects by name, or one of them; the same name in several sources is one project here."""
         found: dict[str, Project] = {}
-        for row in self.shelf.projects(entity, project):
-            name = row["project"]
-            here = Project(row["source"], entity, name, row["storage_id"], row["description"], row["created_at"])
-            if (before := found.get(name)) is not None:
+        for here in self.shelf.projects():
+            if here.entity != entity or project not in (None, here.name):
+                continue
+            if (before := found.get(here.name)) is not None:
                 here = replace(
                     before,
                     description=before.description or here.description,
                     created_at=min((c for c in (before.created_at, here.created_at) if c), default=None),
                 )
-            found[name] = here
+            found[here.name] = here
         for run in self.live.values():
             if run.key.entity == entity and run.key.project not in found and project in (None, run.key.project):
                 name = run.key.project
@@ -160,12 +175,13 @@ class Home:
         self.read_only = read_only
         self.entity = entity
         self._creating = threading.Lock()
+        self._rids: list[int] = []
         self._lock: FileLock | None = None
         self.pen: WriterThread | None = None
         self.live: LiveRuns | None = None
         if read_only:
-            self.shelves = Shelves(self.layout.root)
-            self.source = _local_source(self.shelves.newest().reader.snapshot.store_id)
+            self.shelves = Shelves(self.layout)
+            self.source = _local_source(self.shelves.newest().snapshot.store_id)
             return
         self.pen = WriterThread(self.layout.root)
         self.source = _local_source(self.pen.store_id)
@@ -175,10 +191,9 @@ class Home:
             raise UsageError(
                 f"another `mirror serve` takes runs into `{self.layout.root}`: stop it, or start this one with --read-only"
             )
-        self.shelves = Shelves(self.layout.root)
+        self.shelves = Shelves(self.layout)
         self.live = LiveRuns(Spool(self.layout.root), self.pen, crash_after)
-        self._revive_orphans()
-        self.live.start()
+        self.live.start(self.shelves.newest())
 
     def close(self) -> None:
         if self.live:
@@ -194,24 +209,9 @@ class Home:
     def live_documents(self) -> Mapping[int, Run]:
         if self.live:
             return self.live.documents()
-        from mirror.store.live import last_version
-
         folders = (f for f in self.layout.live.iterdir() if f.name.isdigit()) if self.layout.live.is_dir() else ()
         found = {int(f.name): last_version(f) for f in folders}
         return {rid: run for rid, run in found.items() if run}
-
-    def _revive_orphans(self) -> None:
-        """Runs that were committed as running a moment before a crash, with no spool of their own yet."""
-        assert self.live
-        query = (
-            "select rid from raw.runs_live where source = ? and state in ('running', 'pending', 'preempting') "
-            "and deleted_at is null"
-        )
-        look = Look(self)
-        rids = [r for (r,) in look.shelf.connect().execute(query, [self.source]).fetchall()]
-        for found in look.runs(rids):
-            if not found.live:
-                self.reopen(found)
 
     # -- changing -----------------------------------------------------------------------------------------
 
@@ -229,26 +229,23 @@ class Home:
             if rid is not None:
                 return rid, False
             self._refuse_taken(key)
-            project = Project(key.source, key.entity, key.project, ids.encode("Project", "v1", key.project, key.entity))
-
-            def job(writer: Writer) -> int:
-                writer.put_project(project)
-                return writer.put_run(run)
-
-            rid = pen.do(job)
+            if not self._rids:
+                self._rids = pen.do(lambda writer: [writer.reserve_rid() for _ in range(_RIDS_AT_A_TIME)])
+            rid = self._rids.pop(0)
+            # The spool makes the run durable; it reaches the tables when it is drained.
             live.open(rid, run, {}, {})
             return rid, True
 
     def _refuse_taken(self, key: RunKey) -> None:
-        shelf = self.shelves.newest()
-        if shelf.was_deleted(key.source, key.entity, key.project, key.run_id):
+        index = self.shelves.newest().index
+        if index.find_deleted(key.source, key.entity, key.project, key.run_id):
             raise UsageError(
                 f"run `{key.path}` was deleted; an id is not used twice: choose another one (`wandb.init(id=...)`)"
             )
-        others = [w.key.source for w in shelf.find(key.entity, key.project, [key.run_id])]
+        others = index.find(key.entity, key.project, key.run_id)
         if others:
             raise UsageError(
-                f"`{key.path}` is a run mirrored from `{others[0]}`: choose another id, project or entity to log here"
+                f"`{key.path}` is a run mirrored from `{others[0].source}`: choose another id, project or entity to log here"
             )
 
     def new_key(self, entity: str, project: str, run_id: str | None) -> RunKey:
@@ -261,13 +258,10 @@ class Home:
         _, live = self.writable()
         self.own(found)
         assert found.stored
-        row = found.stored.row
-        drained: dict[SpoolStream, int] = {
-            "history": row["history_rows"], "system": row["system_rows"], "logs": row["logs_rows"]
-        }  # fmt: skip
+        place = found.stored.place
         found = self.look().whole(found)
-        run = replace(found.run, history_line_count=row["history_rows"], events_line_count=row["system_rows"])
-        live.open(found.rid, run, drained, self.stored_files(self.shelves.newest(), found.rid))
+        run = replace(found.run, history_line_count=place.history_rows, events_line_count=place.system_rows)
+        live.open(found.rid, run, drained(place), self.stored_files(self.shelves.newest(), found.rid))
 
     def own(self, found: Found) -> None:
         """Refuse to change a run of another source: a mirror holds what its source says."""
@@ -324,8 +318,6 @@ class Home:
         """A run's file list by name."""
         if found.live:
             if self.live is None:
-                from mirror.server.live import read_files
-
                 return read_files(self.layout, found.rid)
             with self.live.held(found.rid) as held:
                 if held is not None:
@@ -333,12 +325,14 @@ class Home:
         return self.stored_files(self.shelves.newest() if found.live else look.shelf, found.rid)
 
     def stored_files(self, shelf: Shelf, rid: int) -> dict[str, FileEntry]:
+        place = shelf.index.get(rid)
+        if place is None:
+            return {}
         query = (
-            "select name, size, md5, mimetype, updated_at, storage_id, url from "
-            f"{shelf.reader.relation('files', rid)} where gen = (select files_gen from raw.live where rid = ?)"
+            "select name, size, md5, mimetype, updated_at, storage_id, url "
+            f"from {shelf.relation('files', [rid])} where gen = {place.files_gen}"
         )
-        rows = shelf.connect().execute(query, [rid]).fetchall()
-        return {row[0]: FileEntry(*row) for row in rows}
+        return {row[0]: FileEntry(*row) for row in shelf.connect().execute(query).fetchall()}
 
     def put_files(self, found: Found, entries: list[FileEntry]) -> None:
         """Add or replace files of a run, live or ended; durable when this returns."""
@@ -368,6 +362,10 @@ class Home:
             writer.put_files(found.run.key, [e for n, e in held.items() if n not in gone])
 
         pen.do(job)
+
+
+def to_micros(at: datetime | None) -> int | None:
+    return None if at is None else (at - EPOCH) // timedelta(microseconds=1)
 
 
 def _local_source(store_id: str) -> str:

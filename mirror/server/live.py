@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from mirror.records import FileEntry, Project, Run, RunKey
+from mirror.server.index import Place
 from mirror.server.keys import KeyCatalogue
 from mirror.server.rows import dumps, parse_row
 from mirror.server.shelf import Shelf
@@ -84,9 +85,9 @@ class LiveRuns:
     def start(self, shelf: Shelf) -> None:
         """Take up what an earlier server left in the spool, then watch heartbeats. `shelf` is the newest snapshot."""
         spooled = self.spool.runs()
-        stored = shelf.stored(shelf.where(list(spooled)).values(), whole=False)
-        for rid, found in stored.items():
-            self.spool.set_drained(rid, drained(found.row))
+        for rid in spooled:
+            if (place := shelf.index.places.get(rid)) is not None:
+                self.spool.set_drained(rid, drained(place))
         grace = time.time() - self._crash_after + min(_GRACE, self._crash_after)
         for rid, run in spooled.items():
             beat = run.heartbeat_at.timestamp() if run.heartbeat_at else 0.0
@@ -323,9 +324,9 @@ class LiveRuns:
                         self._drain(live, final=False)
 
 
-def drained(row: Mapping[str, Any]) -> dict[SpoolStream, int]:
-    """Lines of every stream that are in segments, from the run's row in `runs`."""
-    return {"history": row["history_rows"], "system": row["system_rows"], "logs": row["logs_rows"]}
+def drained(place: Place) -> dict[SpoolStream, int]:
+    """Lines of every stream that are in segments."""
+    return {"history": place.history_rows, "system": place.system_rows, "logs": place.logs_rows}
 
 
 def files_path(layout: Layout, rid: int) -> Path:

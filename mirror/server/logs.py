@@ -23,7 +23,7 @@ def count(look: Look, found: Found) -> int:
         lines = _live(look, found)
         return max(lines[-1][0] + 1 if lines else 0, _stored_count(look.home.shelves.newest(), found.rid))
     assert found.stored
-    return int(found.stored.row["logs_rows"])
+    return found.stored.place.logs_rows
 
 
 def page(look: Look, found: Found, start: int, first: int) -> tuple[list[Line], bool]:
@@ -52,13 +52,17 @@ def _live(look: Look, found: Found) -> list[Line]:
 
 
 def _stored_count(shelf: Shelf, rid: int) -> int:
-    stored = shelf.stored(shelf.where([rid]).values(), whole=False)
-    return int(stored[rid].row["logs_rows"]) if rid in stored else 0
+    place = shelf.index.get(rid)
+    return place.logs_rows if place else 0
 
 
 def _stored(shelf: Shelf, rid: int, start: int, limit: int) -> list[Line]:
+    place = shelf.index.get(rid)
+    if place is None:
+        return []
     query = (
-        f"select line, ts, level, text from {shelf.reader.relation('logs', rid)} "
-        "where gen = (select logs_gen from raw.live where rid = ?) and line >= ? order by line limit ?"
+        f"select line, ts, level, text from {shelf.relation('logs', [rid])} "
+        f"where gen = {place.logs_gen} and line >= {start} order by line limit {limit}"
     )
-    return shelf.connect().execute(query, [rid, start, limit]).fetchall()
+    found: list[Line] = shelf.connect().execute(query).fetchall()
+    return found

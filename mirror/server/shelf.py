@@ -1,145 +1,100 @@
-"""What is in segments: runs looked up by name or id, listings by filter and order, over one published snapshot.
+"""What is in segments: runs looked up by name or id, their documents, and listings by filter and order.
 
-A `Shelf` never changes; when a commit publishes a new snapshot the next request gets a new one (`Shelves`).
-Runs that are still logging are not on it: their latest documents come from the spool (`live`), and are laid
-over the stored versions here, so that one filter sees both.
+A `Shelf` is one published snapshot and never changes; after a commit the next request gets a new one (`Shelves`).
+Runs that are still logging are not on it: their latest documents come from the spool, and are laid over the stored
+ones when a filter has to see both.
 """
 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.records import Run, RunKey
-from mirror.store import Reader
+from mirror.records import Project, Run
+from mirror.server.index import Index, Place
+from mirror.store import Layout, Reader
 from mirror.store.catalog import Identity, StreamState, now
-from mirror.store.schema import tables
+from mirror.store.schema import ddl, tables
+from mirror.store.snapshot import Snapshot
 from mirror.store.versions import Version, document_tables, run_of
+from mirror.store.views import parquet
 
 if TYPE_CHECKING:
     import duckdb
 
-_HELD_BYTES = 64 << 20
-
-
 HEAVY = ("config_raw", "summary_raw", "system_summary", "history_keys", "metadata")
 """Documents that listings leave out unless they are asked for."""
+
+_HELD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A run as its live row in `runs` says; `row` has the columns of the table, None for those of `HEAVY`
-    unless it was read `whole`."""
+    """A run's row in `runs`. The columns of `HEAVY` are None unless it was read `whole`."""
 
-    rid: int
-    gen: int
+    place: Place
     run: Run
-    row: Mapping[str, Any]
     whole: bool
 
 
-@dataclass(frozen=True)
-class Where:
-    """Who a stored run is: one row of raw.live."""
-
-    rid: int
-    gen: int
-    key: RunKey
-
-
-class _Segments(Reader):
-    """A reader of the files alone: this server knows its live tail better than the disk does."""
-
-    def _live_mark(self) -> list[tuple[str, int]]:
-        return []
-
-    def _tail(self, content: dict[str, Any]) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-        return [], {}
-
-
-class _Overlaid(_Segments):
-    """The same with the documents of live runs laid over the stored ones."""
-
-    def __init__(self, root: Path, tail: dict[str, Any]) -> None:
-        self._given = tail
-        super().__init__(root)
-
-    def _tail(self, content: dict[str, Any]) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-        return [], self._given
-
-
 class Shelf:
-    """One snapshot."""
+    """One snapshot. `db` is a database without tables of its own, shared by all shelves of a server."""
 
-    def __init__(self, root: Path) -> None:
-        self.reader = _Segments(root)
-        self._root = root
+    def __init__(self, layout: Layout, db: duckdb.DuckDBPyConnection, before: Shelf | None) -> None:
+        self.layout = layout
+        self.snapshot = Snapshot(layout.read_snapshot())
+        self.index: Index = (before.index if before else Index()).advanced(layout, self.snapshot)
+        self._db = db
         self._lock = threading.Lock()
-        self._documents = _Documents()
-        self._overlay: tuple[int, _Overlaid] | None = None
+        self._documents: _Documents = before._documents if before else _Documents()
+        self._reader: Reader | None = None
+        self._overlay: tuple[int, Reader] | None = None
+        self._projects: list[Project] | None = None
 
     @property
     def number(self) -> int:
-        return self.reader.snapshot.id
+        return self.snapshot.id
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        with self._lock:
-            return self.reader.connect()
+        """A connection for `relation`s."""
+        return self._db.cursor()
 
-    # -- one run ------------------------------------------------------------------------------------------
+    def relation(self, table: str, rids: Iterable[int]) -> str:
+        """SQL of a FROM item with the rows of these runs, of all their versions, from the files that hold them."""
+        wanted = sorted(set(rids))
+        held = [f for f in self.snapshot.files(table) if _overlap(f["rids"], wanted)]
+        if not held:
+            return f"(select * from shape.{table})"
+        paths = [str(self.layout.root / f["path"]) for f in held]
+        chosen = f"rid = {wanted[0]}" if len(wanted) == 1 else f"rid in ({', '.join(map(str, wanted))})"
+        return f"({parquet(table, paths, [f['version'] for f in held])} where {chosen})"
 
-    def find(self, entity: str, project: str, run_ids: Iterable[str]) -> list[Where]:
-        """Runs of these names in all sources; deleted ones are not there."""
-        return self._where("entity = ? and project = ? and run_id in (select unnest(?))", [entity, project, [*run_ids]])
+    # -- documents ----------------------------------------------------------------------------------------
 
-    def find_id(self, source: str, storage_id: str) -> Where | None:
-        """The run with this storage id. Storage ids are not in the table of live runs, so this reads `runs`."""
-        query = "select rid from raw.runs_live where source = ? and storage_id = ? and deleted_at is null"
-        rids = [rid for (rid,) in self.connect().execute(query, [source, storage_id]).fetchall()]
-        found = self._where("rid in (select unnest(?))", [rids]) if rids else []
-        return found[0] if found else None
-
-    def was_deleted(self, source: str, entity: str, project: str, run_id: str) -> bool:
-        query = (
-            "select 1 from raw.live where source = ? and entity = ? and project = ? and run_id = ? "
-            "and deleted_at is not null"
-        )
-        return self.connect().execute(query, [source, entity, project, run_id]).fetchone() is not None
-
-    def where(self, rids: Sequence[int]) -> dict[int, Where]:
-        return {w.rid: w for w in self._where("rid in (select unnest(?))", [list(rids)])} if rids else {}
-
-    def _where(self, condition: str, parameters: list[Any]) -> list[Where]:
-        query = (
-            "select rid, gen, source, entity, project, run_id from raw.live "
-            f"where {condition} and deleted_at is null order by rid"
-        )
-        rows = self.connect().execute(query, parameters).fetchall()
-        return [Where(rid, gen, RunKey(source, "", e, p, r)) for rid, gen, source, e, p, r in rows]
-
-    def stored(self, found: Iterable[Where], *, whole: bool = True) -> dict[int, Stored]:
+    def stored(self, places: Iterable[Place], *, whole: bool = True) -> dict[int, Stored]:
         """The attributes of these runs, and their documents if `whole`; from memory where they were read before."""
-        wanted = {(w.rid, w.gen) for w in found}
+        wanted = {(p.rid, p.gen): p for p in places}
         held = self._documents.get(wanted, whole)
-        missing = wanted - held.keys()
+        missing = [p for name, p in wanted.items() if name not in held]
         if missing:
             held |= self._documents.put(self._read(missing, whole))
         return {rid: stored for (rid, _), stored in held.items()}
 
-    def _read(self, wanted: set[tuple[int, int]], whole: bool) -> list[Stored]:
-        rids = sorted({rid for rid, _ in wanted})
-        relation = self.reader.relation("runs", rids[0]) if len(rids) == 1 else "raw.runs_live"
+    def _read(self, places: list[Place], whole: bool) -> list[Stored]:
+        wanted = {(p.rid, p.gen): p for p in places}
         left_out = {"config", "summary"} | (set() if whole else set(HEAVY))
         columns = ", ".join(f'"{n}"' for n in tables()["runs"].names if n not in left_out)
-        cursor = self.connect().execute(f"select {columns} from {relation} where rid in (select unnest(?))", [rids])
-        described = [d[0] for d in cursor.description]
-        missing = dict.fromkeys(() if whole else HEAVY)
-        rows = (dict(zip(described, row, strict=True)) | missing for row in cursor.fetchall())
-        return [Stored(r["rid"], r["gen"], run_of(r), r, whole) for r in rows if (r["rid"], r["gen"]) in wanted]
+        cursor = self.connect().execute(f"select {columns} from {self.relation('runs', [p.rid for p in places])}")
+        names = [d[0] for d in cursor.description]
+        empty = dict.fromkeys(() if whole else HEAVY)
+        rows = (dict(zip(names, row, strict=True)) | empty for row in cursor.fetchall())
+        return [Stored(wanted[n], run_of(r), whole) for r in rows if (n := (r["rid"], r["gen"])) in wanted]
 
     # -- listings -----------------------------------------------------------------------------------------
 
@@ -149,53 +104,64 @@ class Shelf:
         """rids of the project's runs that satisfy a SQL condition over `runs`, in a SQL order, live runs included."""
         query = (
             "select rid from runs where entity = ? and project = ? and deleted_at is null "
-            f"and ({condition}) order by {order}"
+            f"and ({condition}) order by {order}, rid"
         )
-        connection = self._overlaid(live, version).connect() if live else self.connect()
+        with self._lock:
+            connection = self._tables(live, version).connect()
         return [rid for (rid,) in connection.execute(query, [entity, project]).fetchall()]
 
-    def _overlaid(self, live: Mapping[int, Run], version: int) -> Reader:
-        with self._lock:
-            if self._overlay is None or self._overlay[0] != version:
-                places = self.reader.connect().execute("select rid, gen from raw.live where rid in (select unnest(?))", [[*live]])
-                gens = dict(places.fetchall())
-                self._overlay = (version, _Overlaid(self._root, _document_tail(live, gens)))
-            return self._overlay[1]
+    def _tables(self, live: Mapping[int, Run], version: int) -> Reader:
+        """A reader of this snapshot with all tables and views. Making one costs more than most queries."""
+        if not live:
+            if self._reader is None:
+                self._reader = _Tables(self.layout.root, self.snapshot, {})
+            return self._reader
+        if self._overlay is None or self._overlay[0] != version:
+            gens = {rid: place.gen for rid in live if (place := self.index.places.get(rid))}
+            self._overlay = (version, _Tables(self.layout.root, self.snapshot, _document_tail(live, gens)))
+        return self._overlay[1]
 
-    def projects(self, entity: str | None = None, project: str | None = None) -> list[dict[str, Any]]:
-        """Projects of every source that are known or have runs: source, entity, project, storage_id, description,
-        created_at, updated_at, runs; narrowed to an entity or one project."""
-        query = """
-            select source, entity, project, max(storage_id) as storage_id, max(description) as description,
-                   min(created_at) as created_at, max(updated_at) as updated_at, sum(runs)::bigint as runs
-            from (select source, entity, project, storage_id, description, created_at, null as updated_at, 0 as runs
-                  from projects
-                  union all
-                  select source, entity, project, null, null, min(created_at),
-                         max(coalesce(updated_at, heartbeat_at)), count(*)
-                  from runs where deleted_at is null group by all)
-            where entity = coalesce(?, entity) and project = coalesce(?, project)
-            group by source, entity, project order by entity, project, source"""
-        cursor = self.connect().execute(query, [entity, project])
-        names = [d[0] for d in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    # -- projects -----------------------------------------------------------------------------------------
 
-    def entities(self) -> list[str]:
-        query = "select entity from raw.live where deleted_at is null union select entity from projects order by 1"
-        return [entity for (entity,) in self.connect().execute(query).fetchall()]
+    def projects(self) -> list[Project]:
+        """Every project that is known or has runs, of every source, by name; `run_count` counts the runs."""
+        if self._projects is None:
+            made = {(p.source, p.entity, p.name): p for p in self._recorded()}
+            counts: dict[tuple[str, str, str], int] = {}
+            first: dict[tuple[str, str, str], int] = {}
+            for place in self.index.places.values():
+                if place.deleted_at is None:
+                    name = (place.source, place.entity, place.project)
+                    counts[name] = counts.get(name, 0) + 1
+                    if place.created_at is not None:
+                        first[name] = min(place.created_at, first.get(name, place.created_at))
+            for name in counts.keys() - made.keys():
+                made[name] = Project(*name, created_at=EPOCH + timedelta(microseconds=first[name]) if name in first else None)
+            with_counts = (replace(p, run_count=counts.get(name, 0)) for name, p in made.items())
+            self._projects = sorted(with_counts, key=lambda p: (p.entity, p.name, p.source))
+        return self._projects
 
-    def count(self, entity: str, project: str) -> int:
-        """Runs of a project, deleted ones left out."""
-        query = "select count(*) from raw.live where entity = ? and project = ? and deleted_at is null"
-        found = self.connect().execute(query, [entity, project]).fetchone()
-        return int(found[0]) if found else 0
-
-    def has_project(self, entity: str, project: str) -> bool:
+    def _recorded(self) -> list[Project]:
+        files = self.snapshot.files("projects")
+        if not files:
+            return []
+        source = parquet("projects", [str(self.layout.root / f["path"]) for f in files], [f["version"] for f in files])
         query = (
-            "select 1 where exists (select 1 from raw.live where entity = $1 and project = $2 and deleted_at is null) "
-            "or exists (select 1 from projects where entity = $1 and project = $2)"
+            "select source, entity, project, storage_id, description, created_at "
+            f"from ({source}) order by source, entity, project, gen"
         )
-        return self.connect().execute(query, [entity, project]).fetchone() is not None
+        return [Project(*row) for row in self.connect().execute(query).fetchall()]
+
+
+class _Tables(Reader):
+    """A reader pinned to a given snapshot, with rows of live runs that the server knows better than the disk does."""
+
+    def __init__(self, root: Path, snapshot: Snapshot, tail: dict[str, Any]) -> None:
+        self.layout = Layout(root)
+        self.snapshot = snapshot
+        self._tail_tables = tail
+        self._mark = []
+        self._db = None
 
 
 def _document_tail(live: Mapping[int, Run], gens: Mapping[int, int]) -> dict[str, Any]:
@@ -205,6 +171,18 @@ def _document_tail(live: Mapping[int, Run], gens: Mapping[int, int]) -> dict[str
         identity = Identity(rid, run.key, gen, gen, gen, 0)
         versions.append(Version(identity, run, {"history": StreamState(rows=run.history_line_count or 0)}, now()))
     return document_tables(versions)
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _overlap(ranges: Sequence[Sequence[int]], rids: Sequence[int]) -> bool:
+    """Whether [first, last] ranges hold one of the rids, which are sorted."""
+    for first, last in ranges:
+        at = bisect_left(rids, first)
+        if at < len(rids) and rids[at] <= last:
+            return True
+    return False
 
 
 class _Documents:
@@ -228,10 +206,10 @@ class _Documents:
         found = {}
         with self._lock:
             for stored in read:
-                name = (stored.rid, stored.gen)
+                name = (stored.place.rid, stored.place.gen)
                 found[name] = stored
                 self._bytes -= self._held.pop(name, (0, stored))[0]
-                size = 2000 + sum(len(v) for v in stored.row.values() if isinstance(v, str))
+                size = 2000 + sum(len(v) for v in stored.run.__dict__.values() if isinstance(v, str))
                 self._held[name] = (size, stored)
                 self._bytes += size
             while self._bytes > _HELD_BYTES and self._held:
@@ -242,20 +220,27 @@ class _Documents:
 class Shelves:
     """Hands out the shelf of the newest snapshot."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, layout: Layout) -> None:
+        import duckdb
+
+        self._layout = layout
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
         self._shelf: Shelf | None = None
+        self._db = duckdb.connect(":memory:")
+        self._db.execute("set global TimeZone = 'UTC'")
+        self._db.execute(f"create schema shape; use shape; {ddl()}; use main")
 
     def newest(self) -> Shelf:
+        """The shelf of the newest snapshot. `StoreError` if the root is no mirror."""
         with self._lock:
             # snapshot.json is replaced as a whole, so a new one is another inode.
-            stat = (self._root / "snapshot.json").stat()
+            try:
+                stat = self._layout.snapshot.stat()
+            except OSError:
+                self._layout.read_snapshot()  # says what is wrong
+                raise
             stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._shelf is None or stamp != self._stamp:
-                fresh = Shelf(self._root)
-                if self._shelf is not None:
-                    fresh._documents = self._shelf._documents
-                self._shelf, self._stamp = fresh, stamp
+                self._shelf, self._stamp = Shelf(self._layout, self._db, self._shelf), stamp
             return self._shelf

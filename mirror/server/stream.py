@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from mirror.records import Run
-from mirror.server.home import Found, Home
+from mirror.server.home import Home
 from mirror.server.limits import Refused
 from mirror.server.live import LiveRun, LiveRuns
 from mirror.server.rows import one_line, parse_row
@@ -29,19 +29,22 @@ _TRIES = 5
 def take(home: Home, entity: str, project: str, run_id: str, body: bytes) -> dict[str, Any]:
     """Take in one post; returns the answer's object. `Refused` with the status to answer otherwise."""
     post = _parsed(body)
+    _, live = home.writable()
     for _ in range(_TRIES):
-        found = home.look().run(entity, project, run_id)
-        if found is None:
-            raise Refused(404, f"there is no run `{entity}/{project}/{run_id}` here: start it with `wandb.init` first")
-        _, live = home.writable()
-        if not found.live:
+        rid = live.find(entity, project, run_id)
+        if rid is None:
+            found = home.look().run(entity, project, run_id)
+            if found is None:
+                raise Refused(404, f"there is no run `{entity}/{project}/{run_id}` here: start it with `wandb.init` first")
             home.own(found)
-            if not _is_news(post):
-                return {}
-            home.reopen(found)
-        with live.held(found.rid) as held:
+            if not found.live:
+                if not _is_news(post):
+                    return {}
+                home.reopen(found)
+            rid = found.rid
+        with live.held(rid) as held:
             if held is not None:
-                return _take(live, held, found, post)
+                return _take(live, held, post)
     raise Refused(503, f"run `{entity}/{project}/{run_id}` is just being closed: send it again")
 
 
@@ -73,7 +76,7 @@ def _is_news(post: dict[str, Any]) -> bool:
     )
 
 
-def _take(live: LiveRuns, held: LiveRun, found: Found, post: dict[str, Any]) -> dict[str, Any]:
+def _take(live: LiveRuns, held: LiveRun, post: dict[str, Any]) -> dict[str, Any]:
     files: dict[str, Any] = post.get("files") or {}
     rows = {stream: _checked_rows(name, files[name]) for name, stream in _ROWS.items() if name in files}
     for stream, (first, lines) in rows.items():
@@ -88,7 +91,8 @@ def _take(live: LiveRuns, held: LiveRun, found: Found, post: dict[str, Any]) -> 
         live.spool.rewrite_logs(held.rid, files[_CONSOLE].get("offset", 0), lines)
     unknown = [n for n in files if n not in _ROWS and n not in (_SUMMARY, _CONSOLE)]
     if unknown:
-        print(f"run {found.run.key.path}: streamed file `{unknown[0]!r}` is not kept", file=sys.stderr)
+        path = live.spool.run(held.rid).key.path
+        print(f"run {path!r}: the streamed file {unknown[0][:80]!r} is not kept", file=sys.stderr)
     changes: dict[str, Any] = {}
     if files.get(_SUMMARY, {}).get("content"):
         changes["summary"] = _checked_summary(files[_SUMMARY]["content"][-1])

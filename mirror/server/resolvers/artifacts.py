@@ -148,7 +148,7 @@ def _update_manifest(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -
 def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
     ctx = context(info)
     announced = [(f["artifactID"], f["name"], f["md5"]) for f in input["artifactFiles"]]
-    made = [
+    made: list[dict[str, Any]] = [
         {
             "id": ids.encode("ArtifactFile", found.id, name),
             "name": name,

@@ -66,8 +66,11 @@ def _log_lines(
             raise UsageError(f"`{(after or '')[:100]}` is no cursor of this server: start again without `after`")
         start = int(parts[0]) + 1
         lines, more = logs.page(node.look, node.found, start, 1000 if first is None else max(0, first))
-    nodes = [{"number": n, "timestamp": wire_time(at), "level": level, "label": None, "line": text} for n, at, level, text in lines]
-    return connection(nodes, [ids.encode("Line", n["number"]) for n in nodes], more=more)
+    nodes = [
+        {"number": n, "timestamp": wire_time(at), "level": level, "label": None, "line": text}
+        for n, at, level, text in lines
+    ]
+    return connection(nodes, [ids.encode("Line", line[0]) for line in lines], more=more)
 
 
 def _file_node(node: RunNode, info: GraphQLResolveInfo, found: FileEntry) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mirror.server.context import Context, ProjectNode, RunNode, argument, conte
 from mirror.server.resolvers.people import entity, user
 from mirror.server.wire import connection, paged, wire_time
 
+_BY_CREATION = ("+created_at", "created_at", "+createdAt", "createdAt")
 HEAVY_FIELDS = {"config", "wandbConfig", "summaryMetrics", "systemMetrics", "historyKeys"}
 
 
@@ -68,9 +69,11 @@ def ordering(order: str | None) -> str:
 
 
 def _listing(ctx: Context, node: ProjectNode, filters: str | None, order: str | None) -> tuple[tuple[Any, ...], Any]:
-    where, by = condition(filters), ordering(order)
-    look = ctx.look
-    state = (look.shelf.number, look.live_version, node.entity, node.name, where, by)
+    where, look = condition(filters), ctx.look
+    state = (look.shelf.number, look.live_version, node.entity, node.name, where, order)
+    if where == "true" and order in (None, "", *_BY_CREATION):
+        return state, lambda: look.by_creation(node.entity, node.name)
+    by = ordering(order)
     return state, lambda: look.listing(node.entity, node.name, where, by)
 
 
