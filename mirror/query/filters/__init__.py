@@ -1,7 +1,7 @@
 """Run filters: MongoDB-style conditions, as `wandb.Api().runs` takes them, to SQL over the view `runs`.
 
     >>> print(to_sql({"state": "finished", "tags": "best"}))
-    ("runs"."state" = 'finished' AND LIST_CONTAINS("runs"."tags", 'best'))
+    (runs.state = 'finished' AND LIST_CONTAINS(runs.tags, 'best'))
 
 Filter text or dict -> tree (`parse`) -> sqlglot expression (`compile`) -> SQL. Values only ever become
 literals of sqlglot's, and the expression reads nothing but `runs` and its config and summary nodes.

@@ -142,9 +142,7 @@ def _tags(value: Expr, condition: Condition) -> Expr:
     if isinstance(condition, In):
         wanted = [c for c in condition.values if isinstance(c, str)]
         parts = [call("list_has_any", value, array(map(text, dict.fromkeys(wanted))))] if wanted else []
-        return either(
-            [*parts, *(_same_tags(value.copy(), c) for c in condition.values if isinstance(c, list))]
-        )
+        return either([*parts, *(_same_tags(value.copy(), c) for c in condition.values if isinstance(c, list))])
     if isinstance(condition.value, list):
         return _same_tags(value, condition.value)
     if not isinstance(condition.value, str):
@@ -173,9 +171,7 @@ def _document(field: Document, condition: Condition) -> Expr:
     # Places on the way at which an array may stand, and the names that remain below each.
     above = {pointer(field.parts[:i]): field.parts[i:] for i in range(1, len(field.parts))}
     an_array = equal(column("type", "n"), ARRAY)
-    walks = [
-        (both([equal(_path(), at), an_array.copy()]), _walked(rest, condition)) for at, rest in above.items()
-    ]
+    walks = [(both([equal(_path(), at), an_array.copy()]), _walked(rest, condition)) for at, rest in above.items()]
     indexed = [at for at, rest in above.items() if _INDEX.fullmatch(rest[0])]
     if indexed:
         # A pointer such as /x/0 may lead into an array, where other rules hold: there only the walk answers.
@@ -201,15 +197,13 @@ def _walked(rest: tuple[str, ...], condition: Condition) -> Expr:
     MongoDB's rules: a name goes into the objects of an array, not into arrays inside it; a number is also
     an index; a value reached by a final index does not open again; what is no object has a missing value
     below."""
-    values = array([cast(column("str", "n"), "JSON")])
+    values = array([StoredNode().json()])
     closed: Expr | None = None
     for i, name in enumerate(rest):
         child = text(pointer([name]))
         of_objects = call(
             "list_transform",
-            call(
-                "list_filter", _elements("v"), lambda_("e", equal(call("json_type", column("e")), "OBJECT"))
-            ),
+            call("list_filter", _elements("v"), lambda_("e", equal(call("json_type", column("e")), "OBJECT"))),
             lambda_("e", call("json_extract", column("e"), child.copy())),
         )
         from_array = of_objects
@@ -260,6 +254,8 @@ def _path() -> Expr:
 def readings(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
     """What a dotted name can mean: nested names, or with one stretch of dots that belong to a name.
 
+    Names with dots are looked for in objects only, so not with a number below them, which may be an index.
+
     >>> readings(("a", "b", "c"))
     [('a', 'b', 'c'), ('a.b', 'c'), ('a', 'b.c'), ('a.b.c',)]
     """
@@ -268,7 +264,7 @@ def readings(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
         for length in range(2, len(parts) + 1)
         for start in range(len(parts) - length + 1)
     ]
-    return [parts, *joined]
+    return [parts, *(names for names in joined if not any(_INDEX.fullmatch(name) for name in names[1:]))]
 
 
 def pointer(parts: Sequence[str]) -> str:

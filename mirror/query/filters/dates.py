@@ -8,7 +8,8 @@ from datetime import datetime, timedelta, timezone
 _DATE = re.compile(
     r"(?P<year>\d{4})(?:-(?P<month>\d\d)(?:-(?P<day>\d\d)"
     r"(?:[T ](?P<hour>\d\d)(?::(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,9}))?)?)?"
-    r"\s?(?P<zone>Z|z|[+-]\d\d(?::?\d\d)?)?)?)?)?"
+    r"\s?(?P<zone>Z|z|[+-]\d\d(?::?\d\d)?)?)?)?)?",
+    re.ASCII,
 )
 
 

@@ -121,9 +121,7 @@ class _Parser:
             raise FilterError(f"{at}: needs a list, got {_name(operand)}")
         self.values += len(operand)
         if self.values > MAX_VALUES:
-            raise FilterError(
-                f"{at}: {self.values:,} values in the filter's lists, at most {MAX_VALUES:,} are taken"
-            )
+            raise FilterError(f"{at}: {self.values:,} values in the filter's lists, at most {MAX_VALUES:,} are taken")
         values = []
         for value in operand:
             scalar = not isinstance(value, (list, tuple, Mapping))

@@ -13,7 +13,8 @@ TRUE = exp.true()
 
 
 def column(name: str, table: str | None = None) -> Expr:
-    return exp.column(name, table=table, quoted=True)
+    """One of our own columns; `group` is the only name among them that needs quotes."""
+    return exp.column(exp.to_identifier(name, quoted=name == "group"), table=table)
 
 
 def call(name: str, *arguments: Expr) -> Expr:
@@ -64,9 +65,7 @@ def lambda_(name: str, body: Expr) -> Expr:
 
 def any_of(values: Expr, name: str, body: Expr) -> Expr:
     """Whether `body` holds for an element `name` of a list."""
-    return exp.GT(
-        this=call("len", call("list_filter", values, lambda_(name, body))), expression=exp.Literal.number(0)
-    )
+    return exp.GT(this=call("len", call("list_filter", values, lambda_(name, body))), expression=exp.Literal.number(0))
 
 
 def both(parts: Iterable[Expr]) -> Expr:

@@ -11,6 +11,7 @@ its elements.
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -31,6 +32,7 @@ from mirror.query.filters.sql import (
     either,
     equal,
     integer,
+    is_null,
     member,
     text,
 )
@@ -93,7 +95,8 @@ class Node(Value):
         return equal(column("num", "n"), 1)
 
     def json(self) -> Expr:
-        return column("str", "n")
+        # DuckDB moves a repeated expression out of the CASE that guards it: none may fail on any row.
+        return exp.TryCast(this=column("str", "n"), to=exp.DataType.build("JSON"))
 
 
 class Json(Value):
@@ -227,16 +230,17 @@ def _number(value: Value, operator: str, constant: int | float) -> Expr:
     if abs(constant) < _EXACT:
         return compared(value.number(), operator, double(float(constant)))
     exact = int(constant)  # a double beyond 2^53 is an integer
-    whole = call("regexp_full_match", value.digits(), text("-?[0-9]+"))
-    by_digits = compared(cast(value.digits(), "BIGNUM"), operator, integer(exact))
-    return case((whole, by_digits), default=_double_against(value.number(), operator, exact))
+    whole = call("nullif", call("regexp_extract", value.digits(), text("^-?[0-9]+$")), text(""))
+    by_digits = compared(cast(whole, "BIGNUM"), operator, integer(exact))
+    by_double = _double_against(value.number(), operator, exact)
+    return case((exp.Not(this=is_null(whole.copy())), by_digits), default=by_double)
 
 
 def _near(exact: int) -> float:
     try:
         return float(exact)
     except OverflowError:
-        return math.copysign(1.7976931348623157e308, exact)
+        return sys.float_info.max if exact > 0 else -sys.float_info.max
 
 
 def _double_against(number: Expr, operator: str, exact: int) -> Expr:
@@ -255,7 +259,7 @@ def _double_against(number: Expr, operator: str, exact: int) -> Expr:
 
 def _same(document: Expr, pointer: str, constant: Any) -> Expr:
     """Whether the JSON at a pointer equals a constant; the order of an object's names does not count."""
-    at = call("json_extract", document.copy(), text(pointer)) if pointer else cast(document.copy(), "JSON")
+    at = call("json_extract", document.copy(), text(pointer)) if pointer else document.copy()
     if isinstance(constant, list):
         parts = [
             equal(call("json_type", at), "ARRAY"),
