@@ -34,9 +34,7 @@ _PROJECT_PAGES = {
     "artifacts", "automations", "groups", "jobs", "launch", "overview", "reports", "reportlist", "runs",
     "settings", "sweeps", "table", "users", "weave", "workspace",
 }  # fmt: skip
-_EXAMPLES = (
-    "write `entity`, `entity/project`, `entity/project/run` or a URL such as https://wandb.ai/entity/project"
-)
+_EXAMPLES = "write `entity`, `entity/project`, `entity/project/run` or a URL such as https://wandb.ai/entity/project"
 
 
 @dataclass(frozen=True)

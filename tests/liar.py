@@ -74,7 +74,7 @@ class Liar:
                 request = Request(self.command, self.path, dict(self.headers), self.rfile.read(length))
                 with liar._lock:
                     liar.requests.append(request)
-                    action = liar.reply(request)
+                action = liar.reply(request)
                 if isinstance(action, Silence):
                     time.sleep(action.seconds)
                 if not isinstance(action, Answer):
@@ -118,9 +118,11 @@ def liar(reply: Callable[[Request], Action] | list[Action]) -> Iterator[Liar]:
     """A server that answers by a function, or by a list of actions of which the last one is repeated."""
     if isinstance(reply, list):
         script = list(reply)
+        lock = threading.Lock()
 
         def reply(request: Request) -> Action:
-            return script.pop(0) if len(script) > 1 else script[0]
+            with lock:
+                return script.pop(0) if len(script) > 1 else script[0]
 
     server = Liar(reply)
     try:

@@ -169,15 +169,17 @@ def test_one_429_stops_all_workers() -> None:
     """Eight workers, a window of 5 requests each half second: the refused are few, nothing is lost."""
     window = 0.5
     seen: list[float] = []
+    lock = threading.Lock()
 
     def reply(request: Request) -> Action:
-        now = time.monotonic()
-        seen[:] = [t for t in seen if now - t < window] or []
-        if len(seen) >= 5:
-            left = window - (now - seen[0])
-            return Answer(status=429, body="Rate limit exceeded", headers={"RateLimit-Reset": f"{left:.3f}"})
-        seen.append(now)
-        return OK
+        with lock:
+            now = time.monotonic()
+            seen[:] = [t for t in seen if now - t < window]
+            if len(seen) >= 5:
+                left = window - (now - seen[0])
+                return Answer(status=429, body="Rate limit exceeded", headers={"RateLimit-Reset": f"{left:.3f}"})
+            seen.append(now)
+            return OK
 
     with liar(reply) as server:
         t = transport(server)

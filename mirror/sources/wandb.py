@@ -57,7 +57,7 @@ class WandbSource:
     def __init__(self, client: Client, *, page_rows: int = PAGE_ROWS, downloads: int = 16) -> None:
         self.client = client
         self._page_rows = page_rows
-        self._runs_per_request = Batch(10, 50)
+        self._runs_per_request = Batch(25, 50)
         self._histories_per_request = Batch(50, 50)
         self._downloads = Pool(downloads, "download")
 
@@ -111,9 +111,7 @@ class WandbSource:
 
         def ask(some: Sequence[Wanted], patience: Patience) -> list[documents.RunDocuments | None]:
             ids = [w.key.run_id for w in some]
-            answers, size = documents.fetch_documents(
-                self.client, key.entity, key.project, ids, patience=patience
-            )
+            answers, size = documents.fetch_documents(self.client, key.entity, key.project, ids, patience=patience)
             self._runs_per_request.went_well(len(some), size)
             return answers
 
@@ -182,9 +180,7 @@ class WandbSource:
                 else:
                     yield from reader.finish()
                 active.popleft()
-            for (reader, ask), answer in self._isolated(
-                asking, self._ask_rows, self._histories_per_request, BRIEF
-            ):
+            for (reader, ask), answer in self._isolated(asking, self._ask_rows, self._histories_per_request, BRIEF):
                 reader.answer(ask, answer)
                 yield from reader.take_steps()
                 active.append(reader)

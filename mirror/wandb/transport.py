@@ -148,8 +148,7 @@ class Transport:
     def _data(self, status: int, text: bytes, headers: Any) -> dict[str, Any]:
         if 300 <= status < 400:
             raise TerminalSourceError(
-                f"`{self.base_url}` sends us on to `{headers.get('Location', '?')}`: "
-                "give that server as --base-url"
+                f"`{self.base_url}` sends us on to `{headers.get('Location', '?')}`: give that server as --base-url"
             )
         if status in (404, 405, 501):
             raise self._no_server(f"it answers {status} to {self.base_url}/graphql")
@@ -223,9 +222,7 @@ class Transport:
                         raise TransientSourceError(f"`{self.base_url}` keeps answering 429: try again later")
                     continue
                 if status >= 400 and status not in _NO_RETRY:
-                    raise TransientSourceError(
-                        f"`{self.base_url}` answers {status}{_reason(content)}: try again later"
-                    )
+                    raise TransientSourceError(f"`{self.base_url}` answers {status}{_reason(content)}: try again later")
                 return answer(status, content, headers)
             except TransientSourceError:
                 attempt += 1

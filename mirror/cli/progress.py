@@ -1,0 +1,99 @@
+"""Progress on stderr: bars on a terminal, nothing or a few lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import click
+
+from mirror.cli.console import safe
+
+if TYPE_CHECKING:
+    from mirror.sync.progress import Progress
+
+
+def watching(*, quiet: bool, verbose: bool) -> AbstractContextManager[Progress]:
+    """What a sync reports to: bars if stderr is a terminal; nothing at all if `quiet`."""
+    from mirror.sync.progress import Progress
+
+    if quiet:
+        return nullcontext(Progress())
+    if sys.stderr.isatty():
+        return _bars(verbose)
+
+    class Lines(Progress):
+        def notice(self, message: str) -> None:
+            if verbose:
+                click.echo(safe(message), err=True)
+
+    return nullcontext(Lines())
+
+
+@contextmanager
+def _bars(verbose: bool) -> Iterator[Progress]:
+    """Bars on stderr: runs listed, runs fetched, rows fetched, with rates and the time that is left."""
+    from rich import progress as bars
+    from rich.console import Console
+    from rich.text import Text
+
+    from mirror.sync.progress import Progress
+
+    class Rate(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
+
+    class Limit(bars.ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: bars.Task) -> Text:
+            seconds = shown.pause()
+            return Text(f"rate limit: waiting {seconds:.0f} s" if seconds > 1 else "", style="yellow")
+
+    class Bars(Progress):
+        pause: Callable[[], float] = staticmethod(lambda: 0.0)
+        project = ""
+
+        def asking(self, pause: Callable[[], float]) -> None:
+            self.pause = pause
+
+        def listing(self, project: str, listed: int, total: int | None) -> None:
+            self._start(project)
+            drawn.update(self.listed, completed=listed, total=total)
+
+        def fetching(self, project: str, runs: int, rows: int) -> None:
+            self._start(project)
+            self.runs = drawn.add_task("  runs", total=runs)
+            self.rows = drawn.add_task("  rows", total=rows)
+
+        def _start(self, project: str) -> None:
+            if project != self.project:
+                for task in list(drawn.task_ids):
+                    drawn.remove_task(task)
+                self.project = project
+                self.listed = drawn.add_task(safe(project), total=None)
+
+        def fetched(self, *, runs: int = 0, rows: int = 0) -> None:
+            drawn.advance(self.runs, runs)
+            drawn.advance(self.rows, rows)
+
+        def notice(self, message: str) -> None:
+            if verbose:
+                drawn.console.print(safe(message), markup=False, highlight=False)
+
+    shown = Bars()
+    drawn = bars.Progress(
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        Rate(),
+        bars.TimeRemainingColumn(),
+        Limit(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with drawn:
+        yield shown

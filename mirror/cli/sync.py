@@ -1,0 +1,192 @@
+"""`mirror sync`: pull runs from W&B into the mirror."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mirror.cli.console import safe, table
+from mirror.cli.options import root_option
+
+if TYPE_CHECKING:
+    from mirror.records import Failure
+    from mirror.sync.session import Planned, Result
+
+
+@click.command("sync")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--base-url", metavar="URL", help="Server to pull from  [default: WANDB_BASE_URL, then W&B's cloud]")
+@root_option
+@click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at the same time.")
+@click.option(
+    "--page-size",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    help="Rows of history to ask for at once; pages that fail or are too long are made smaller by themselves.",
+)
+@click.option("--full", is_flag=True, help="Look at every run again, also at those whose listing did not change.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be fetched; writes nothing.")
+@click.option("--accept-deletions", is_flag=True, help="Believe it when more than 10 % of a project's runs are gone.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Say which key is used and what became of every project.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    base_url: str | None,
+    root: Path,
+    workers: int,
+    page_size: int,
+    full: bool,
+    dry_run: bool,
+    accept_deletions: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Pull runs from W&B into the mirror: only what is new or has changed.
+
+    PATH is an entity, entity/project, entity/project/run or a URL; several may be given. The API key is
+    taken from WANDB_API_KEY or from netrc, where `wandb login` puts it. Nothing is ever written to W&B.
+
+    Interrupted or failed syncs go on where they stopped when the command is run again. The exit code is 1 if
+    anything is missing from the mirror that should be there, and what it is is listed; 2 for a wrong call.
+
+    \b
+    Examples:
+      mirror sync my-team                              every project of an entity
+      mirror sync my-team/my-project --dry-run         what would be fetched
+      mirror sync my-team/my-project my-team/other     two projects
+      mirror sync my-team/my-project/1a2b3c4d          one run
+      mirror sync https://wandb.ai/my-team/my-project/runs/1a2b3c4d
+      mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
+    """
+    from mirror.cli.progress import watching
+    from mirror.sync.project import Options
+    from mirror.sync.session import Session, targets
+
+    servers = targets(paths, base_url, os.environ)
+    options = Options(workers, page_size, full, accept_deletions)
+    stop = threading.Event()
+    began = time.monotonic()
+    with _stopping(stop), watching(quiet=quiet, verbose=verbose) as progress:
+        session = Session(root, options, progress=progress, stop=stop)
+        planned: list[Planned] = []
+        if dry_run:
+            planned, result = session.plan(servers)
+        else:
+            result = session.sync(servers)
+    if dry_run:
+        _show_plan(planned)
+    _show_errors(result, quiet)
+    if stop.is_set():
+        click.echo("Interrupted. What was fetched is kept; run the same command again to go on.", err=True)
+    elif result.outcomes and not quiet:
+        _show_summary(result, root, verbose, time.monotonic() - began)
+    ctx.exit(0 if result.ok and not stop.is_set() else 1)
+
+
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the sync at the next step; a second one ends it at once."""
+
+    def handler(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+# -- what is printed at the end -------------------------------------------------------------------------------
+
+
+def _show_errors(result: Result, quiet: bool) -> None:
+    for outcome in result.outcomes:
+        project = f"{outcome.report.entity}/{outcome.report.project}"
+        for message in outcome.messages:
+            _error(f"{project}: {message}" if project not in message else message)
+        for failure in outcome.failures:
+            _error(f"{failure.key.path}: {failure.stage}: {failure.error}")
+        if outcome.waiting and not quiet:
+            for failure in outcome.waiting:
+                _error(_waiting(failure))
+    for message in result.errors:
+        _error(message)
+
+
+def _waiting(failure: Failure) -> str:
+    until = failure.next_try.strftime("%Y-%m-%d %H:%M UTC")
+    return f"{failure.key.path}: in quarantine until {until} ({failure.attempts} attempts): {failure.error}"
+
+
+def _error(message: str) -> None:
+    click.echo(safe(f"Error: {message}"), err=True)
+
+
+def _show_plan(planned: Sequence[Planned]) -> None:
+    rows = []
+    for p in planned:
+        plan = p.plan
+        waiting = len({f.key.storage_id for f in plan.waiting})
+        unchanged = plan.unchanged + len(plan.rechecked)
+        name = f"{p.project.entity}/{p.project.name}"
+        rows.append([name, len(plan.new), len(plan.changed), unchanged, len(plan.gone), waiting, plan.new_rows])
+    table(["project", "new", "changed", "unchanged", "gone", "waiting", "rows to fetch"], rows)
+
+
+def _show_summary(result: Result, root: Path, verbose: bool, seconds: float) -> None:
+    reports = [outcome.report for outcome in result.outcomes]
+    if verbose:
+        for r in reports:
+            name = safe(f"{r.source}: {r.entity}/{r.project}")
+            click.echo(
+                f"{name}: {r.outcome}; {_n(r.runs_listed)} runs, {_n(r.runs_new)} new, {_n(r.runs_changed)} changed, "
+                f"{_n(r.runs_gone)} gone, {_n(r.runs_failed)} failed; {_n(r.rows)} rows; {_n(r.requests)} requests"
+            )
+
+    def total(name: str) -> int:
+        return sum(getattr(r, name) for r in reports)
+
+    parts = [f"{_n(total('runs_new'))} new", f"{_n(total('runs_changed'))} changed"]
+    if gone := total("runs_gone"):
+        parts.append(f"{_n(gone)} deleted at the source")
+    if missing := sum(outcome.missing for outcome in result.outcomes):
+        parts.append(f"{_n(missing)} not found (deleted, if the next sync does not find them either)")
+    if failed := total("runs_failed"):
+        parts.append(f"{_n(failed)} failed")
+    if waiting := len({f.key.storage_id for outcome in result.outcomes for f in outcome.waiting}):
+        parts.append(f"{_n(waiting)} in quarantine")
+    projects = f"{len(reports)} project{'s' * (len(reports) != 1)}"
+    click.echo(
+        f"Synced {projects} into {safe(str(root))}: {_n(total('runs_listed'))} runs, {', '.join(parts)}; "
+        f"{_n(total('rows'))} rows; {_n(total('requests'))} requests, {_bytes(total('bytes'))} in {seconds:.1f} s."
+    )
+
+
+def _n(number: int) -> str:
+    return f"{number:,}"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

@@ -1,0 +1,133 @@
+"""Steps of a source, put into the store in the order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from mirror.errors import SourceError
+from mirror.records import Failure, RunKey
+from mirror.sources.protocol import (
+    Document,
+    Finished,
+    HistoryRead,
+    Manifest,
+    Restart,
+    Rows,
+    Step,
+    SystemMetrics,
+    Trouble,
+)
+from mirror.store import Reader, Writer
+from mirror.store.cells import fingerprint, rows_as_json
+from mirror.sync.feed import Ordered
+from mirror.sync.plan import remember
+from mirror.sync.quarantine import Quarantine, failure
+
+_BY_STEP = "in the order of steps: the wire does not tell in which order rows of different steps were logged"
+
+
+@dataclass
+class _Current:
+    """A run between its first step and `Finished`."""
+
+    troubles: dict[str, str] = field(default_factory=dict)
+    by_step: bool = False
+    changed: bool = False
+
+
+class Committer:
+    """Applies steps. Afterwards `rows` were written, `done` runs are through, `changed` of them with changes,
+    `failures` are in quarantine."""
+
+    def __init__(self, writer: Writer, quarantine: Quarantine, now: datetime) -> None:
+        self._writer = writer
+        self._quarantine = quarantine
+        self._now = now
+        self._current: dict[str, _Current] = {}
+        self.rows = 0
+        self.done = 0
+        self.vanished = 0
+        self.changed: set[str] = set()
+        self.failures: list[Failure] = []
+
+    def apply(self, step: Step, cells: Ordered | SourceError | None = None) -> None:
+        """Put one step into the store. `cells` are the decoded rows of a `Rows` step."""
+        run = self._current.setdefault(step.key.storage_id, _Current())
+        match step:
+            case Document():
+                self._writer.put_run(step.run)
+                run.changed |= self._writer.is_changed(step.key)
+            case Manifest():
+                self._writer.put_files(step.key, step.files)
+                run.changed |= self._writer.is_changed(step.key)
+            case Trouble():
+                run.troubles.setdefault(step.stage, step.error)
+            case Finished():
+                self._finish(step, run)
+            case _ if "history" in run.troubles and not isinstance(step, SystemMetrics):
+                pass  # what follows rows that could not be read must not look as if they were there
+            case Restart():
+                self._writer.begin(step.key, "history")
+            case Rows():
+                self._append(step, cells, run)
+            case HistoryRead():
+                note = _BY_STEP if run.by_step else step.fetched.note
+                self._writer.publish(step.key, "history", replace(step.fetched, note=note))
+                run.changed |= self._writer.is_changed(step.key)
+            case SystemMetrics():
+                self._system(step)
+                run.changed |= self._writer.is_changed(step.key)
+
+    def _append(self, step: Rows, cells: Ordered | SourceError | None, run: _Current) -> None:
+        if isinstance(cells, SourceError):
+            run.troubles["history"] = str(cells)
+        elif cells is not None:
+            self._writer.append(step.key, "history", cells.cells)
+            run.by_step |= cells.by_step
+            run.changed = True
+            self.rows += len(step.rows)
+
+    def _system(self, step: SystemMetrics) -> None:
+        """Replace what is held if all came, else keep every distinct row that ever came."""
+        held = self._writer.state(step.key, "system")
+        rows = list(step.rows)
+        if step.fetched.complete:
+            if held.rows and len(rows) >= held.rows and fingerprint(rows[held.rows - 1]) == held.last_fingerprint:
+                rows = rows[held.rows :]
+            elif held.rows:
+                self._writer.begin(step.key, "system")
+        elif held.rows:
+            seen = self._held_system(step.key)
+            rows = [row for row in rows if fingerprint(row) not in seen]
+        self._writer.append(step.key, "system", rows)
+        self._writer.publish(step.key, "system", step.fetched)
+
+    def _held_system(self, key: RunKey) -> set[str]:
+        """The fingerprints of the rows of system metrics that are held and visible."""
+        self._writer.commit()
+        rid = self._writer.known(key.source, key.entity, key.project)[key.storage_id].rid
+        with Reader(self._writer.layout.root) as reader:
+            query = "select * from raw.system_metrics_live where rid = ? order by row"
+            cells = reader.connect().execute(query, [rid]).to_arrow_table()
+            return {fingerprint(row) for row in rows_as_json(cells)}
+
+    def _finish(self, step: Finished, run: _Current) -> None:
+        del self._current[step.key.storage_id]
+        self.done += 1
+        before: Mapping[str, Failure] = self._quarantine.of(step.key)
+        for stage, error in run.troubles.items():
+            failed = failure(step.key, stage, error, before.get(stage), self._now)
+            self._writer.quarantine(failed)
+            self.failures.append(failed)
+        if step.gone:
+            self.vanished += 1
+            return
+        for stage in before:
+            if stage not in run.troubles:
+                self._writer.mended(step.key, stage)
+        if not run.troubles and step.fingerprint is not None:
+            self._writer.set_fingerprint(step.key, remember(step.fingerprint, step.memo))
+        if run.changed:
+            self.changed.add(step.key.storage_id)

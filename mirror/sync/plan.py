@@ -1,0 +1,141 @@
+"""What a sync will fetch: the listing compared with what is held.
+
+A run is fetched when it is new or when anything its listing shows has changed. What a listing does not show
+(an edit of the config after the run ended) is found by looking again at a twentieth of the unchanged runs in
+each sync, those first that were not looked at for longest; all of them with `full`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from mirror.errors import SourceError
+from mirror.records import Failure, ListedRun, Listing
+from mirror.sources.protocol import Held, Wanted
+from mirror.store.catalog import Known, StreamState
+from mirror.store.cells import fingerprint
+from mirror.sync.quarantine import Quarantine
+
+RECHECKED = 0.05
+"""The part of the unchanged runs that is looked at again in each sync."""
+RUNS_TOGETHER = 50
+
+_LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`waiting` are in quarantine and not due; `gone` are held and not listed; `back` were missing from the
+    last listing and are there again, unchanged."""
+
+    new: Sequence[Wanted] = ()
+    changed: Sequence[Wanted] = ()
+    rechecked: Sequence[Wanted] = ()
+    unchanged: int = 0
+    waiting: Sequence[Failure] = ()
+    gone: Sequence[Known] = ()
+    back: Sequence[Known] = ()
+    held: int = 0
+
+    @property
+    def wanted(self) -> list[Wanted]:
+        return [*self.new, *self.changed, *self.rechecked]
+
+    @property
+    def new_rows(self) -> int:
+        """About how many rows the new and changed runs have that are not held."""
+        return sum(w.new_rows for w in (*self.new, *self.changed))
+
+    def portions(self, rows: int) -> Iterator[list[Wanted]]:
+        """The wanted runs in portions for a worker each: 50 runs, or about so many rows. Long ones first, so
+        that no worker is left with one when the others are done."""
+        portion: list[Wanted] = []
+        weight = 0
+        for wanted in sorted(self.wanted, key=lambda w: w.new_rows if w.new_rows > rows else 0, reverse=True):
+            if portion and (weight + wanted.new_rows > rows or len(portion) == RUNS_TOGETHER):
+                yield portion
+                portion, weight = [], 0
+            portion.append(wanted)
+            weight += wanted.new_rows
+        if portion:
+            yield portion
+
+
+@dataclass
+class _Sorting:
+    new: list[Wanted] = field(default_factory=list)
+    changed: list[Wanted] = field(default_factory=list)
+    unchanged: list[Wanted] = field(default_factory=list)
+
+
+def make_plan(
+    listing: Listing,
+    known: Mapping[str, Known],
+    quarantine: Quarantine,
+    *,
+    now: datetime,
+    full: bool = False,
+    named: bool = False,
+) -> Plan:
+    """`named` if the listing holds runs a user named one by one: others are not gone, and all are tried."""
+    sorting, waiting = _Sorting(), list[Failure]()
+    for listed in listing.runs:
+        if not (full or named) and (reasons := quarantine.waiting(listed.key, now)):
+            waiting += reasons
+            continue
+        held = known.get(listed.key.storage_id)
+        wanted = _wanted(listed, held)
+        if held is None:
+            sorting.new.append(wanted)
+        elif _seen(held) != listed.fingerprint or held.deleted or held.key != listed.key:
+            sorting.changed.append(wanted)
+        else:
+            sorting.unchanged.append(wanted)
+    unchanged = sorting.unchanged
+    unchanged.sort(key=lambda w: known[w.key.storage_id].checked_at or _LONG_AGO)
+    again = len(unchanged) if full or named else math.ceil(RECHECKED * len(unchanged))
+    listed_ids = {listed.key.storage_id for listed in listing.runs}
+    live = [k for k in known.values() if not k.deleted]
+    return Plan(
+        new=sorting.new,
+        changed=sorting.changed,
+        rechecked=unchanged[:again],
+        unchanged=len(unchanged) - again,
+        waiting=waiting,
+        gone=[] if named else [k for k in live if k.key.storage_id not in listed_ids],
+        back=[k for w in unchanged[again:] if (k := known[w.key.storage_id]).missing],
+        held=len(live),
+    )
+
+
+def remember(listed_fingerprint: str, memo: str) -> str:
+    """What is kept with a run for the next plan: what its listing showed, and its source's memo."""
+    return f"{listed_fingerprint}/{memo}"
+
+
+def _seen(held: Known) -> str | None:
+    return held.fingerprint.partition("/")[0] if held.fingerprint else None
+
+
+def _wanted(listed: ListedRun, held: Known | None) -> Wanted:
+    if held is None:
+        return Wanted(listed)
+    memo = held.fingerprint.partition("/")[2] if held.fingerprint else None
+    return Wanted(listed, _held(held.history), _held(held.system), memo)
+
+
+def _held(state: StreamState) -> Held:
+    return Held(state.rows, state.last_step, state.pending, _is_last(state.last_fingerprint))
+
+
+def _is_last(last: str | None) -> Callable[[str], bool]:
+    def is_last(row: str) -> bool:
+        try:
+            return fingerprint(row) == last
+        except SourceError:
+            return False
+
+    return is_last

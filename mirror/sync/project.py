@@ -1,0 +1,199 @@
+"""The sync of one project: list, plan, fetch, commit, note what is gone, report."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mirror.errors import SourceError
+from mirror.records import Failure, Listing, Project, SyncReport
+from mirror.sources.protocol import Source
+from mirror.sources.wandb import WandbSource
+from mirror.store import Writer
+from mirror.store.catalog import Known, now
+from mirror.sync.commit import Committer
+from mirror.sync.feed import Feed
+from mirror.sync.plan import Plan, make_plan
+from mirror.sync.progress import Progress
+from mirror.sync.quarantine import Quarantine
+
+MOST_GONE = 0.1
+"""If a larger part of a project's runs is gone, somebody has to say that this is meant."""
+_SEEN_GONE = 2
+"""A run is called deleted when so many complete listings in a row lacked it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    workers: int = 8
+    page_rows: int = 10_000
+    full: bool = False
+    accept_deletions: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one project. `failures` are the runs now in quarantine, `waiting` those left alone until
+    their next try, `missing` runs the next sync will call deleted if it does not find them either; `messages`
+    are what the user has to know."""
+
+    report: SyncReport
+    failures: Sequence[Failure] = ()
+    waiting: Sequence[Failure] = ()
+    missing: int = 0
+    messages: Sequence[str] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.report.outcome == "ok"
+
+
+@dataclass
+class _Gone:
+    deleted: int = 0
+    missing: int = 0
+    refused: bool = False
+    messages: list[str] = field(default_factory=list)
+
+
+def sync_project(
+    source: WandbSource,
+    writer: Writer,
+    listing: Listing,
+    *,
+    options: Options,
+    progress: Progress,
+    stop: threading.Event,
+    started_at: datetime,
+    asked_before: tuple[int, int] = (0, 0),
+    named: Sequence[str] | None = None,
+) -> Outcome:
+    """Bring the runs of a listing up to date. `named` are the runs a user asked for, if not for all;
+    `asked_before` the requests and bytes of this source that were none of this project's.
+
+    Raises LockedError if another process writes the project. Whatever happens, what was committed stays, and
+    the next sync goes on from there.
+    """
+    project = listing.project
+    assert project is not None, "a listing without a project has nothing to sync"
+    with writer.lease(source.name, project.entity, project.name):
+        quarantine = Quarantine(writer.quarantined(source.name, project.entity, project.name))
+        known = writer.known(source.name, project.entity, project.name)
+        at = now()
+        plan = make_plan(listing, known, quarantine, now=at, full=options.full, named=named is not None)
+        writer.put_project(project)
+        committer = Committer(writer, quarantine, at)
+        error = _fetch(source, plan, committer, options, progress, stop, f"{project.entity}/{project.name}")
+        interrupted = stop.is_set()
+        gone = _Gone()
+        if error is None and not interrupted:
+            for back in plan.back:
+                writer.set_fingerprint(back.key, back.fingerprint, checked_at=back.checked_at)
+            gone = _note_gone(writer, plan, listing, quarantine, options.accept_deletions)
+        messages = [*gone.messages, *_unlisted(named, listing)]
+        if error is not None:
+            messages.append(str(error))
+        partial = committer.failures or plan.waiting or gone.refused or len(messages) > len(gone.messages)
+        report = SyncReport(
+            source=source.name,
+            entity=project.entity,
+            project=project.name,
+            started_at=started_at,
+            finished_at=now(),
+            outcome="interrupted" if interrupted else "unreachable" if error else "partial" if partial else "ok",
+            runs_listed=len(listing.runs),
+            runs_new=sum(w.key.storage_id in committer.changed for w in plan.new),
+            runs_changed=len(committer.changed - {w.key.storage_id for w in plan.new}),
+            runs_gone=gone.deleted,
+            runs_failed=len({f.key.storage_id for f in committer.failures}),
+            rows=committer.rows,
+            requests=source.traffic.requests - asked_before[0],
+            bytes=source.traffic.bytes - asked_before[1],
+            message="; ".join(messages) or None,
+            incomplete=tuple(f.key.run_id for f in committer.failures if f.stage == "history"),
+        )
+        writer.log_sync(report)
+        writer.commit()
+    return Outcome(report, committer.failures, plan.waiting, gone.missing, messages)
+
+
+def _fetch(
+    source: Source,
+    plan: Plan,
+    committer: Committer,
+    options: Options,
+    progress: Progress,
+    stop: threading.Event,
+    name: str,
+) -> SourceError | None:
+    """Fetch what is planned; the error that ended it early, if one did."""
+    progress.fetching(name, len(plan.wanted), plan.new_rows)
+    done = rows = 0
+    feed = Feed(source, plan.portions(options.page_rows), workers=options.workers, stop=stop)
+    try:
+        for step, cells in feed:
+            committer.apply(step, cells)
+            progress.fetched(runs=committer.done - done, rows=committer.rows - rows)
+            done, rows = committer.done, committer.rows
+    except SourceError as e:
+        return e
+    return None
+
+
+def _note_gone(writer: Writer, plan: Plan, listing: Listing, quarantine: Quarantine, accept_deletions: bool) -> _Gone:
+    """Mark runs as deleted that two complete listings in a row lacked. Nothing that is held is removed."""
+    gone = _Gone()
+    if not plan.gone:
+        return gone
+    if not listing.complete:
+        gone.messages.append(
+            f"{len(plan.gone)} runs were not listed, and are kept as they are: {listing.note or 'no count'}"
+        )
+        return gone
+    confirmed = [k for k in plan.gone if writer.missed(k.key) >= _SEEN_GONE]
+    gone.missing = len(plan.gone) - len(confirmed)
+    if len(confirmed) > MOST_GONE * plan.held and not accept_deletions:
+        gone.refused = True
+        gone.messages.append(
+            f"{len(confirmed)} of {plan.held} runs are gone at the source, and are kept as they are: if this "
+            "is meant, sync with --accept-deletions (their rows stay in the mirror in any case)"
+        )
+        return gone
+    for known in confirmed:
+        _bury(writer, known, quarantine)
+    gone.deleted = len(confirmed)
+    return gone
+
+
+def _bury(writer: Writer, known: Known, quarantine: Quarantine) -> None:
+    writer.tombstone(known.key)
+    for stage in quarantine.of(known.key):
+        writer.mended(known.key, stage)
+
+
+def _unlisted(named: Sequence[str] | None, listing: Listing) -> list[str]:
+    """A message for each run that a user named and the source does not have."""
+    found = {run.key.run_id for run in listing.runs}
+    project = listing.project
+    assert project is not None
+    return [
+        f"no run `{run_id}` in `{project.entity}/{project.name}`: it does not exist or was deleted"
+        for run_id in named or ()
+        if run_id not in found
+    ]
+
+
+def unreachable(source: WandbSource, project: Project, message: str, started_at: datetime) -> Outcome:
+    """The outcome of a project that could not be read at all; nothing that is held of it changes."""
+    report = SyncReport(
+        source=source.name,
+        entity=project.entity,
+        project=project.name,
+        started_at=started_at,
+        finished_at=now(),
+        outcome="unreachable",
+        message=message,
+    )
+    return Outcome(report, messages=[message])
