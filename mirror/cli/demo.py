@@ -71,7 +71,7 @@ def command(folder: Path) -> None:
     _step("It is all yours to play with:")
     for line in (
         f"mirror status {at}",
-        f'mirror sql "select * from history where key = \'loss\' limit 5" {at}',
+        f"mirror sql \"select * from history where key = 'loss' limit 5\" {at}",
         f"mirror query --list {at}",
         f'mirror sql "from runs" --format parquet -o runs.parquet {at}',
         f"mirror serve {at}        # unchanged wandb.Api() scripts read from it",
@@ -102,7 +102,8 @@ def _log(env: dict[str, str]) -> None:
         task = progress.add_task("training", total=total)
         command = [sys.executable, "-m", "mirror.demo.logging", how]
         processes = [
-            subprocess.Popen([*command, str(first), "2"], env=env, stdout=subprocess.PIPE, text=True) for first in (0, 1)
+            subprocess.Popen([*command, str(first), "2"], env=env, stdout=subprocess.PIPE, text=True)
+            for first in (0, 1)
         ]
         try:
             for process in processes:
@@ -151,4 +152,4 @@ def _curves(root: Path) -> None:
         color=sys.stdout.isatty(),
         character_set="braille",
     )
-    click.echo("\n".join(lines) if isinstance(lines, list) else lines)
+    click.echo("\n".join(lines))
