@@ -14,6 +14,7 @@ from mirror.errors import UsageError
 from mirror.records import Stream
 from mirror.server.home import Found, Home, Look
 from mirror.server.index import Place
+from mirror.server import small_runs
 from mirror.server.rows import parse_row
 from mirror.server.shelf import Shelf
 from mirror.store.cells import rows_as_json
@@ -50,6 +51,9 @@ def rows(
     if samples <= 0:
         return []
     if not found.live:
+        batch = small_runs.of(look, found, stream)
+        if batch is not None:
+            return thinned(batch.within(min_step, max_step), samples)
         return _from_segments(look.shelf, found.rid, stream, min_step, max_step, samples)
     ranged = min_step is not None or max_step is not None
     shelf, lines = _settled(look.home, found.rid, stream)

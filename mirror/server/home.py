@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirror.errors import AmbiguousError, NotFoundError, UsageError
 from mirror.records import FileEntry, Project, Run, RunKey
@@ -26,6 +26,9 @@ from mirror.server.writing import WriterThread
 from mirror.store import LOCAL_SOURCE, Layout, Spool, Writer
 from mirror.store.live import last_version
 from mirror.store.locks import FileLock
+
+if TYPE_CHECKING:
+    from mirror.server.small_runs import Rows
 
 _RIDS_AT_A_TIME = 200
 _ID_LETTERS = string.ascii_lowercase + string.digits
@@ -48,6 +51,10 @@ class Look:
         self.home = home
         self.live = home.live_documents()
         self.live_version = home.live.version if home.live else 0
+        self.together: list[Found] = []
+        """Runs this request asked for at once, in order: their rows are best read at once too."""
+        self.rows: dict[tuple[int, str], Rows] = {}
+        """Rows that were read ahead of being asked for, until they are (`small_runs`)."""
         self._runs: dict[tuple[str, str, str], list[Found]] = {}
 
     @cached_property
@@ -76,6 +83,7 @@ class Look:
         places = [p for name in wanted for p in index.find(entity, project, name) if p.rid not in self.live]
         for found in self._stored(places, whole):
             self._runs[(entity, project, found.run.key.run_id)].append(found)
+            self.together.append(found)
 
     def has_run(self, entity: str, project: str, run_id: str) -> bool:
         return bool(self._runs.get((entity, project, run_id)))

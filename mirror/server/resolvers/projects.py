@@ -96,7 +96,9 @@ def _runs(
     ctx = context(info)
     page = ctx.listings.page(*_listing(ctx, node, filters, order), first, after)
     whole = any(f.name.value in HEAVY_FIELDS for f in selected(info))
-    found = {f.rid: f for f in ctx.look.runs([rid for _, rid in page.items], whole=whole)}
+    listed = ctx.look.runs([rid for _, rid in page.items], whole=whole)
+    ctx.look.together.extend(listed)
+    found = {f.rid: f for f in listed}
     shown = [(cursor, RunNode(found[rid], ctx.look)) for cursor, rid in page.items if rid in found]
     made = connection([n for _, n in shown], [c for c, _ in shown], more=page.more)
     if page.items:
