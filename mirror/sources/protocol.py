@@ -20,11 +20,13 @@ def _never(row: str) -> bool:
 @dataclass(frozen=True)
 class Held:
     """What the store holds of a stream of a run. `pending` rows are not visible yet: a fetch was interrupted.
-    `is_last(row)` tells whether a row equals the last one held."""
+    `proven` says that a fetch came to its end and found all there was. `is_last(row)` tells whether a row equals
+    the last one held."""
 
     rows: int = 0
     last_step: int | None = None
     pending: bool = False
+    proven: bool = False
     is_last: Callable[[str], bool] = field(default=_never, compare=False)
 
 

@@ -128,7 +128,8 @@ def _wanted(listed: ListedRun, held: Known | None) -> Wanted:
 
 
 def _held(state: StreamState) -> Held:
-    return Held(state.rows, state.last_step, state.pending, _is_last(state.last_fingerprint))
+    proven = state.fetched is not None and state.fetched.complete
+    return Held(state.rows, state.last_step, state.pending, proven, _is_last(state.last_fingerprint))
 
 
 def _is_last(last: str | None) -> Callable[[str], bool]:
