@@ -119,7 +119,10 @@ class Server:
             self.home, self._artifacts, self._listings, self._signer, _base_url(request), authorized,
             request.headers.get("x-wandb-username") or self.home.entity, request.headers.get("x-wandb-user-email") or "",
         )  # fmt: skip
-        return await run_in_threadpool(self._graphql, query, variables, name, context)
+        response = await run_in_threadpool(self._graphql, query, variables, name, context)
+        if authorized:  # `mirror sync` refuses to pull from the mirror it writes to
+            response.headers["X-Mirror-Store-Id"] = self.home.store_id
+        return response
 
     def _graphql(self, query: str, variables: dict[str, Any] | None, name: str | None, context: Context) -> Response:
         document = self._documents.get(query)

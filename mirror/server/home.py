@@ -189,10 +189,12 @@ class Home:
         self.live: LiveRuns | None = None
         if read_only:
             self.shelves = Shelves(self.layout)
-            self.source = _local_source(self.shelves.newest().snapshot.store_id)
+            self.store_id = self.shelves.newest().snapshot.store_id
+            self.source = _local_source(self.store_id)
             return
         self.pen = WriterThread(self.layout.root)
-        self.source = _local_source(self.pen.store_id)
+        self.store_id = self.pen.store_id
+        self.source = _local_source(self.store_id)
         self._lock = FileLock(self.layout.live / "serve.lock")
         if not self._lock.acquire(wait=False):
             self.pen.close()
