@@ -118,8 +118,14 @@ def places(table: pa.Table) -> tuple[Ints, list[tuple[str, int]]]:
 
 def kind_codes(table: pa.Table) -> Codes:
     """Column `kind` as indices into KINDS."""
-    codes = pc.index_in(table.column("kind").cast(pa.string()), pa.array(KINDS))
-    return codes.combine_chunks().to_numpy().astype(np.int8)  # type: ignore[no-any-return]
+    kind = table.column("kind")
+    if not pa.types.is_dictionary(kind.type):
+        kind = kind.dictionary_encode()
+    kind = kind.unify_dictionaries().combine_chunks()
+    if not len(kind):
+        return np.zeros(0, np.int8)
+    codes: Codes = pc.index_in(kind.dictionary, pa.array(KINDS)).to_numpy().astype(np.int8)
+    return codes[kind.indices.to_numpy()]
 
 
 def path(key: str, path_id: int) -> Path:

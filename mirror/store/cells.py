@@ -87,9 +87,7 @@ def decode(rows: Sequence[str], string_is_nonfinite: Callable[[str], bool] | Non
     try:
         table, first_step, last_step = cells.table(exact, string_is_nonfinite)
     except RecursionError as exc:
-        raise SourceError(
-            "A row of a batch is nested hundreds of levels deep; it cannot be kept.", exc
-        ) from exc
+        raise SourceError("A row of a batch is nested hundreds of levels deep; it cannot be kept.", exc) from exc
     return CellBatch(len(rows), table, first_step, last_step, fingerprint(rows[-1]) if rows else "")
 
 
@@ -164,20 +162,32 @@ class _Cells:
             lengths = np.fromiter(map(len, dicts), np.int64, len(dicts))
             names = list(chain.from_iterable(dicts))
             values = list(chain.from_iterable(map(dict.values, dicts)))
-            code = self.paths.inner(np.repeat(code, lengths), names) if levels else self.paths.top(names)
+            if levels:
+                code = self.paths.inner(np.repeat(code, lengths), names)
+            elif dicts and names == list(dicts[0]) * len(dicts):  # all rows have the same keys, as is usual
+                code = np.tile(self.paths.top(list(dicts[0])), len(dicts))
+            else:
+                code = self.paths.top(names)
             row = np.repeat(row, lengths)
             types = np.fromiter(map(_TYPES.__getitem__, map(type, values)), np.int8, len(values))
+            dicts = []
             if DICT in types:
                 at = np.flatnonzero(types == DICT)
                 types[at] = list(map(self._kind, _where(values, types == DICT), code[at].tolist()))
-            leaf = types != _NESTED
-            levels.append((types[leaf], code[leaf], row[leaf]))
-            self.values += _where(values, leaf)
-            dicts, code, row = _where(values, ~leaf), code[~leaf], row[~leaf]
+                leaf = types != _NESTED
+                dicts, values = _where(values, ~leaf), _where(values, leaf)
+                levels.append((types[leaf], code[leaf], row[leaf]))
+                code, row = code[~leaf], row[~leaf]
+            else:
+                levels.append((types, code, row))
+            self.values += values
         self.types, self.code, self.row = map(np.concatenate, zip(*levels, strict=True))
         plain = self.types <= BOOL
-        self.v: Floats = np.full(len(self.values), np.nan)
-        self.v[plain] = _where(self.values, plain)
+        if plain.all():
+            self.v: Floats = np.array(self.values, np.float64)
+        else:
+            self.v = np.full(len(self.values), np.nan)
+            self.v[plain] = _where(self.values, plain)
 
     def _kind(self, value: dict[str, Any], code: int) -> int:
         """Whether a dictionary stays whole, as what, or is taken apart into its leaves."""
