@@ -22,7 +22,8 @@ from typing import Any
 
 import requests
 
-SERVE = "import sys; sys.argv[0] = 'mirror'; from mirror.cli.serve import command; command()"
+SERVE = [sys.executable, "-c", "import sys; sys.argv[0] = 'mirror'; from mirror.cli import main; main()", "serve"]
+"""`mirror serve`, as the console script calls it."""
 
 
 class Server:
@@ -59,7 +60,7 @@ class Server:
 
     def start(self, timeout: float = 30.0) -> None:
         """Start the process and wait until it answers."""
-        command = [sys.executable, "-c", SERVE, "--mirror", str(self.root), "--port", str(self.port), *self.options]
+        command = [*SERVE, "--mirror", str(self.root), "--port", str(self.port), *self.options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=os.environ | {"MIRROR_API_KEY": self.key}

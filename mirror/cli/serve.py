@@ -6,17 +6,11 @@ from pathlib import Path
 
 import click
 
+from mirror.cli.options import root_option
+
 
 @click.command("serve")
-@click.option(
-    "--mirror",
-    "root",
-    envvar="MIRROR_ROOT",
-    default="./wandb-mirror",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the mirror; made if it does not exist.",
-)
+@root_option
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -62,5 +56,5 @@ def command(
         crash_after=crash_after,
         allow_hosts=allow_hosts,
         verbose=verbose,
-        say=lambda line: click.echo(line),
+        say=click.echo,
     )

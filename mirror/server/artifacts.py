@@ -107,7 +107,7 @@ class Artifacts:
     def _keep(self, changed: Artifact) -> None:
         """Journal the artifact as it is now. The last line of an id counts."""
         with explained("writing the live tail"):
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             try:
                 os.write(fd, dumps(asdict(changed)) + b"\n")
                 os.fsync(fd)

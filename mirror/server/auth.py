@@ -56,18 +56,18 @@ def find_key(root: Path, key_file: Path | None, read_only: bool) -> tuple[Key, s
             given = key_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as exc:
             raise UsageError(f"the API key file `{key_file}` cannot be read: {exc}") from exc
-        return Key.of(_checked(given, f"in `{key_file}`"), b""), None, f"API key from {key_file}"
+        return Key.of(_checked(given, f"in `{key_file}`"), b""), None, f"with the API key in {key_file}"
     if given := os.environ.get("MIRROR_API_KEY", "").strip():
-        return Key.of(_checked(given, "in `MIRROR_API_KEY`"), b""), None, "API key from MIRROR_API_KEY"
+        return Key.of(_checked(given, "in `MIRROR_API_KEY`"), b""), None, "with the API key in MIRROR_API_KEY"
     path = root / KEY_FILE
     if path.exists():
-        return _read(path), None, f"API key of {path} (shown when it was made; remove the file to get another)"
+        return _read(path), None, f"with the API key that was shown when {path} was made (remove that file to get another one)"
     key = "".join(secrets.choice(_ALPHABET) for _ in range(MIN_KEY_LENGTH))
     checked = Key.of(key)
     if read_only:
-        return checked, key, "API key of this run of the server (nothing is written)"
+        return checked, key, "with an API key for this once"
     _write(path, checked)
-    return checked, key, f"API key made now and shown once; its hash is in {path}"
+    return checked, key, "with a new API key, shown this once"
 
 
 def _checked(key: str, where: str) -> str:

@@ -50,7 +50,7 @@ class Incoming:
                 return blob
             self._file.flush()
             os.fsync(self._file.fileno())
-            final.parent.mkdir(mode=0o700, exist_ok=True)
+            final.parent.mkdir(exist_ok=True)
             self._tmp.chmod(0o444)
             self._tmp.replace(final)
             sync_folder(final.parent)
@@ -70,7 +70,7 @@ def blob_path(folder: Path, sha256: str) -> Path:
 def incoming(folder: Path) -> Iterator[Incoming]:
     """A place to write bytes to; what is not kept is removed."""
     with explained("storing a file"):
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         found = Incoming(folder)
     try:
         yield found

@@ -222,7 +222,7 @@ class LiveRuns:
     def _append_lines(self, rid: int, lines: list[dict[str, Any]]) -> None:
         data = b"".join(dumps(line) + b"\n" for line in lines)
         with explained("writing the live tail"):
-            fd = os.open(self._files_path(rid), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._files_path(rid), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             try:
                 os.write(fd, data)
                 os.fsync(fd)

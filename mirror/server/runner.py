@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,8 +42,7 @@ def serve(
             remove_leftovers(home.layout.blobs)
         shown = f"[{host}]" if ":" in host else host
         base_url = f"http://{shown}:{bound.getsockname()[1]}"
-        say(f"Serving {home.layout.root} at {base_url}" + (" (read-only)" if read_only else ""))
-        say(f"{where}")
+        say(f"Serving {home.layout.root} at {base_url}{' (read-only)' if read_only else ''}, {where}.")
         say(f"  export WANDB_BASE_URL={base_url}")
         say(f"  export WANDB_API_KEY={made or '<your key>'}")
         config = uvicorn.Config(
@@ -53,6 +53,9 @@ def serve(
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
         )
+        # uvicorn stops on these signals and then raises them again: a stop that was asked for is no failure.
+        for asked in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(asked, lambda *_: None)
         uvicorn.Server(config).run(sockets=[bound])
     finally:
         bound.close()
