@@ -94,8 +94,8 @@ def main() -> None:
         if os.environ.get("MIRROR_DEBUG"):
             raise
         click.echo(
-            f"Error: unexpected {type(e).__name__}: {safe(str(e))[:300]} (a bug: please report it with the output of the "
-            "same command under MIRROR_DEBUG=1)",
+            f"Error: unexpected {type(e).__name__}: {safe(str(e))[:300]} (a bug: please report it with the output of "
+            "the same command under MIRROR_DEBUG=1)",
             err=True,
         )
         sys.exit(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,3 +18,15 @@ root_option = click.option(
     help="Folder of the mirror  [env: MIRROR_ROOT]",
 )
 """`--mirror ROOT`, for commands that read an existing mirror or make one."""
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--format` and `-o`, the same on every command that gives rows; see mirror/cli/output.py."""
+    command = click.option(
+        "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help="Write to a file, whole or not at all; its suffix says the format if --format does not.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--format", "format_", type=click.Choice(["table", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]),
+        help="How to write rows  [default: table]",
+    )(command)  # fmt: skip

@@ -1,0 +1,226 @@
+"""Results as files: csv, tsv, json, jsonl, parquet, arrow. Streamed, so that memory stays flat at any size.
+
+csv            NULL is empty, an empty string `""` (in a table of one column both are `""`: readers skip blank
+               lines); NaN, Infinity, -Infinity; times in ISO 8601, UTC with Z; lists and structs as JSON
+tsv            as csv, but NULL is `\\N` and tab, newline, return, backslash are `\\t \\n \\r \\\\`
+json, jsonl    NaN and infinities are the strings "NaN", "Infinity", "-Infinity"; times are strings as in csv
+parquet, arrow NaN and infinities are IEEE 754's; HUGEINT, what sum() of integers gives, is DECIMAL(38, 0)
+
+Integers and decimals keep all their digits everywhere, floats have the shortest digits that read back the same.
+Columns of DuckDB's type JSON are embedded as JSON in json and jsonl. Columns of the same name are told apart where
+a format needs it (`a`, `a_1`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from mirror.errors import MirrorError, UsageError
+from mirror.query.text import moment, nonfinite, plain, safe
+
+if TYPE_CHECKING:
+    import pyarrow
+
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow")
+BINARY = ("parquet", "arrow")
+_SUFFIXES = {".feather": "arrow", ".ndjson": "jsonl", ".ipc": "arrow", ".pq": "parquet"} | {f".{f}": f for f in FORMATS}
+
+
+class Rows(Protocol):
+    """What can be written: `mirror.query.sql.Result` is one."""
+
+    columns: list[str]
+    types: list[str]
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]: ...
+
+    def batches(self, rows: int = ...) -> pyarrow.RecordBatchReader: ...
+
+
+def format_of(path: Path) -> str:
+    """The format that a file name asks for; UsageError if it asks for none."""
+    found = _SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise UsageError(f"cannot tell a format from `{path.name}`: add --format {'|'.join(FORMATS)}")
+    return found
+
+
+def write(rows: Rows, format: str, out: IO[bytes], *, terminal: bool = False, seekable: bool = False) -> int:
+    """Write all rows to a binary stream, and say how many there were. `terminal` makes text harmless, too.
+
+    Arrow goes out as a file where `seekable` (Feather, what `polars.read_ipc` reads), else as a stream.
+    """
+    if format in BINARY:
+        return _WRITERS[format](rows, out, seekable)
+    shown: Callable[[str], str] = safe if terminal else str
+    count = 0
+    for line in _LINES[format](rows, shown):
+        out.write(line)
+        count += 1
+    return max(count - (format in ("csv", "tsv")) - (2 if format == "json" else 0), 0)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name when it is whole, and not at all if writing it fails."""
+    if path.exists() and not path.is_file():  # a pipe, /dev/null
+        with path.open("wb") as out:
+            yield out
+        return
+    tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with tmp.open("xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        tmp.replace(path)
+    except OSError as e:
+        raise MirrorError(f"cannot write `{path}`: {e.strerror or e}; choose another file with -o") from e
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Names with a number behind those that occurred before.
+
+    >>> unique(["a", "a", "b"])
+    ['a', 'a_1', 'b']
+    """
+    taken: list[str] = []
+    for name in names:
+        found, n = name, 0
+        while found in taken:
+            n += 1
+            found = f"{name}_{n}"
+        taken.append(found)
+    return taken
+
+
+# -- text ---------------------------------------------------------------------------------------------------
+
+
+def _csv(rows: Rows, shown: Callable[[str], str]) -> Iterator[bytes]:
+    def field(value: Any) -> str:
+        if value is None:
+            return "" if len(rows.columns) > 1 else '""'  # readers skip blank lines
+        text = shown(plain(value))
+        if not text or any(c in text for c in ',"\r\n') or text[0] == " " or text[-1] == " ":
+            return '"' + text.replace('"', '""') + '"'
+        return text
+
+    for row in _with_header(rows):
+        yield (",".join(map(field, row)) + "\n").encode()
+
+
+_TSV_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _tsv(rows: Rows, shown: Callable[[str], str]) -> Iterator[bytes]:
+    def field(value: Any) -> str:
+        return "\\N" if value is None else shown(plain(value).translate(_TSV_ESCAPES))
+
+    for row in _with_header(rows):
+        yield ("\t".join(map(field, row)) + "\n").encode()
+
+
+def _with_header(rows: Rows) -> Iterator[Sequence[Any]]:
+    yield rows.columns
+    yield from rows
+
+
+def _jsonl(rows: Rows, shown: Callable[[str], str]) -> Iterator[bytes]:
+    for text in _objects(rows):
+        yield (shown(text.decode()).encode() if shown is safe else text) + b"\n"
+
+
+def _json(rows: Rows, shown: Callable[[str], str]) -> Iterator[bytes]:
+    yield b"["
+    separator = b"\n"
+    for text in _objects(rows):
+        yield separator + (shown(text.decode()).encode() if shown is safe else text)
+        separator = b",\n"
+    yield b"\n]\n"
+
+
+def _objects(rows: Rows) -> Iterator[bytes]:
+    import orjson
+
+    names = unique(rows.columns)
+    documents = [kind == "JSON" for kind in rows.types]
+    for row in rows:
+        values = (
+            orjson.Fragment(value) if is_json and value is not None else value
+            for value, is_json in zip(row, documents, strict=True)
+        )
+        yield json_text(dict(zip(names, values, strict=True)))
+
+
+def json_text(value: Any) -> bytes:
+    """JSON of any value DuckDB hands out; integers of any size and decimals keep all digits."""
+    import orjson
+
+    return orjson.dumps(_jsonable(value), default=plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
+
+
+def _jsonable(value: Any) -> Any:
+    import orjson
+
+    if isinstance(value, float):
+        return value if value - value == 0 else nonfinite(value)
+    if isinstance(value, dict):
+        return {k if isinstance(k, str) else plain(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return orjson.Fragment(str(value))
+    kind = type(value).__name__
+    if kind == "Decimal":
+        return orjson.Fragment(format(value, "f"))
+    return moment(value) if kind in ("datetime", "date", "time") else value
+
+
+_LINES = {"csv": _csv, "tsv": _tsv, "json": _json, "jsonl": _jsonl}
+
+
+# -- columns ------------------------------------------------------------------------------------------------
+
+
+def _parquet(rows: Rows, out: IO[bytes], seekable: bool) -> int:
+    import pyarrow.parquet as pq
+
+    schema, batches = _named(rows)
+    count = 0
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            count += batch.num_rows
+    return count
+
+
+def _arrow(rows: Rows, out: IO[bytes], seekable: bool) -> int:
+    import pyarrow as pa
+
+    schema, batches = _named(rows)
+    count = 0
+    with (pa.ipc.new_file if seekable else pa.ipc.new_stream)(out, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            count += batch.num_rows
+    return count
+
+
+def _named(rows: Rows) -> tuple[pyarrow.Schema, Iterator[pyarrow.RecordBatch]]:
+    import pyarrow as pa
+
+    names = unique(rows.columns)
+    found = rows.batches()
+    schema = pa.schema([field.with_name(name) for field, name in zip(found.schema, names, strict=True)])
+    return schema, (batch.rename_columns(names) for batch in found)
+
+
+_WRITERS = {"parquet": _parquet, "arrow": _arrow}
