@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -119,6 +120,22 @@ class Server:
     def stream(self, project: str, name: str, entity: str = "local", **body: Any) -> requests.Response:
         """A post to the run's file_stream."""
         return self.post(f"/files/{entity}/{project}/{name}/file_stream", body)
+
+
+def client(server: Server, script: str, *args: str, timeout: float = 120, **env: str) -> Any:
+    """Run a Python script with the real SDK against the server, in a process of its own (the SDK reads its
+    environment once a process); returns what the script printed last, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args],
+        env=os.environ | server.env | env,
+        cwd=server.env["WANDB_DIR"],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}\n{server.log.read_text()[-2000:]}"
+    lines = done.stdout.strip().splitlines()
+    return json.loads(lines[-1]) if lines else None
 
 
 @contextmanager

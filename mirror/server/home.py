@@ -319,7 +319,7 @@ class Home:
         self.own(found)
         with live.held(found.rid) as held:
             if held is not None:
-                live.end(held, found.run.state if found.run.state in ENDED else "killed", None)
+                live.delete(held)
         pen.do(lambda writer: writer.tombstone(found.run.key))
 
     # -- files --------------------------------------------------------------------------------------------

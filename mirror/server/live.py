@@ -59,6 +59,7 @@ class LiveRun:
     system_seen: int = 0
     stop_asked: bool = False
     draining: bool = False
+    deleted: bool = False
     gone: bool = False
 
 
@@ -94,6 +95,7 @@ class LiveRuns:
             cut_torn_line(self._files_path(rid))
             live = self._hold(rid, run, max(beat, grace))
             live.files = read_files(self._layout, rid)
+            live.deleted = rid in shelf.index.places and shelf.index.places[rid].deleted_at is not None
             if run.state in ENDED:
                 self._drain(live, final=True)
         self._watch.start()
@@ -134,13 +136,15 @@ class LiveRuns:
         """rid -> latest documents of every live run."""
         with self._lock:
             spooled = self.spool.runs()
-            return {rid: spooled[rid] for rid in self._runs if rid in spooled}
+            return {rid: spooled[rid] for rid, live in self._runs.items() if rid in spooled and not live.deleted}
 
     def get(self, rid: int) -> LiveRun | None:
         return self._runs.get(rid)
 
     def find(self, entity: str, project: str, run_id: str) -> int | None:
-        return self._by_name.get((entity, project, run_id))
+        rid = self._by_name.get((entity, project, run_id))
+        live = None if rid is None else self._runs.get(rid)
+        return None if live is None or live.deleted else rid
 
     # -- changing -----------------------------------------------------------------------------------------
 
@@ -195,6 +199,12 @@ class LiveRuns:
         beat = run.heartbeat_at if state == "crashed" else at
         self._put(live, replace(run, state=state, exit_code=exit_code, updated_at=at, heartbeat_at=beat))
         self._drain(live, final=True)
+
+    def delete(self, live: LiveRun) -> None:
+        """Serve the run no more; what it logged goes to segments, where its tombstone is. Lock held."""
+        live.deleted = True
+        self.version += 1
+        self.end(live, "killed", None)
 
     # -- files --------------------------------------------------------------------------------------------
 
@@ -282,6 +292,8 @@ class LiveRuns:
                 writer.put_run(run, rid=live.rid)
                 writer.put_files(key, list(live.files.values()))
                 done = self.spool.drain(writer, live.rid, final=final and run.state in ENDED)
+                if live.deleted:
+                    writer.tombstone(key)
                 writer.after_commit(lambda: self._drained(live, key, done))
 
         def failed(done: Future[None]) -> None:

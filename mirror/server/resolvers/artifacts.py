@@ -60,7 +60,9 @@ def node(found: Artifact, info: GraphQLResolveInfo) -> dict[str, Any]:
         "createdAt": found.created_at,
         "updatedAt": found.created_at,
         "historyStep": found.history_step,
-        "ttlDurationSeconds": found.ttl,
+        # The SDK insists on a number; what is not above zero means that nothing expires.
+        "ttlDurationSeconds": -2 if found.ttl is None else found.ttl,
+        "ttlIsInherited": found.ttl is None,
         "tags": [{"id": ids.encode("Tag", t), "name": t} for t in found.tags],
         "aliases": [
             {"id": ids.encode("ArtifactAlias", found.id, a), "alias": a, "artifactCollectionName": found.collection, "artifactCollection": sequence}
