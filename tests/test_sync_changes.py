@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,16 +36,16 @@ def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
 
 
 def rewrite(server: Server, project: str, run_id: str, rows: list[dict[str, Any]]) -> None:
-    """Give a run another history at its source, as a rewind does; the wire has no word for it."""
+    """Give a run another history at its source, as a rewind does; the wire has no word for it, so this is done
+    in the server's own mirror while it is down."""
+    server.stop()
     with Writer(server.root) as writer:
-        for _ in range(100):  # the server drains finished runs in its own time
-            if keys := [k.key for k in writer.known(LOCAL_SOURCE, "local", project).values() if k.run_id == run_id]:
-                break
-            time.sleep(0.1)
-        (key,) = keys
+        source = f"{LOCAL_SOURCE}-{writer.store_id[:12]}"  # what a server calls the runs that were logged to it
+        (key,) = (k.key for k in writer.known(source, "local", project).values() if k.run_id == run_id)
         writer.begin(key, "history")
         writer.append(key, "history", [json.dumps(row) for row in rows])
         writer.publish(key, "history", Fetched("history", "serve", got=len(rows), total=len(rows)))
+    server.start()
 
 
 def generation(copy: Copy, project: str) -> int:
