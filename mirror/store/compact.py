@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +27,10 @@ from mirror.store.snapshot import publish
 FEW = 10
 """Segments of about the same size that may lie side by side."""
 _STEP = 8.0  # each size class is this many times the one below
-_LARGEST = 32 << 20  # bytes of segments merged at a time, so that memory stays flat
-_MOST_CELLS = 2_000_000
+# What is merged at a time, so that memory stays flat: rows, and bytes before compression (cells can be long).
+_MOST_ROWS = {"runs": 10_000, "config": 500_000, "summary": 500_000, "metric": 250_000}
+_MOST_CELLS = 1_000_000
+_MOST_BYTES = 48 << 20
 GRACE = timedelta(minutes=10)
 _STREAM = {table: stream for stream, table in STREAM_TABLE.items()}
 _VERSION = {"runs": "gen", "config": "config_gen", "summary": "summary_gen", "metric": "metric_gen"}
@@ -36,7 +39,7 @@ _VERSION = {"runs": "gen", "config": "config_gen", "summary": "summary_gen", "me
 def compact(layout: Layout, catalog: Catalog, session: str, name: Callable[[], str]) -> bool:
     """Merge what has become due, once; True if anything was merged."""
     merged = False
-    for table, files in due(catalog.files()):
+    for table, files in due(layout, catalog.files()):
         merged |= _merge(layout, catalog, session, name(), table, files)
     if merged:
         with held(layout.commit_lock):
@@ -44,7 +47,7 @@ def compact(layout: Layout, catalog: Catalog, session: str, name: Callable[[], s
     return merged
 
 
-def due(files: list[FileRow]) -> list[tuple[str, list[FileRow]]]:
+def due(layout: Layout, files: list[FileRow]) -> list[tuple[str, list[FileRow]]]:
     """Groups of segments of one table, folder and size class that should become one."""
     groups: dict[tuple[str, str, int], list[FileRow]] = {}
     for file in files:
@@ -55,14 +58,21 @@ def due(files: list[FileRow]) -> list[tuple[str, list[FileRow]]]:
         if len(group) < FEW:
             continue
         chosen: list[FileRow] = []
-        for file in group:
-            cells = sum(f.rows for f in chosen) + file.rows if table in CELL_TABLES else 0
-            if chosen and (sum(f.bytes for f in chosen) + file.bytes > _LARGEST or cells > _MOST_CELLS):
+        rows, size = _MOST_ROWS.get(table, _MOST_CELLS), _MOST_BYTES
+        for file in sorted(group, key=lambda f: f.rows):
+            rows -= file.rows
+            size -= _uncompressed(layout.root / file.path)
+            if rows < 0 or size < 0:
                 break
             chosen.append(file)
         if len(chosen) > 1:
             found.append((table, chosen))
     return found
+
+
+def _uncompressed(path: Path) -> int:
+    metadata = pq.read_metadata(path)
+    return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
 
 
 def _merge(layout: Layout, catalog: Catalog, session: str, name: str, table: str, files: list[FileRow]) -> bool:

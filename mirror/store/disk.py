@@ -25,7 +25,8 @@ def explained(doing: str) -> Iterator[None]:
             ) from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(
-                f"no permission while {doing} (`{e.filename}`): write as the owner of the mirror, or choose another --mirror"
+                f"no permission while {doing} (`{e.filename}`): write as the owner of the mirror, "
+                "or choose another --mirror"
             ) from e
         raise StoreError(f"the disk refused while {doing}: {e}") from e
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -46,8 +46,16 @@ def digest(run: Run) -> str:
     return ":".join(map(of, [(names, attributes), run.config, run.summary, run.metadata]))
 
 
-def document_tables(versions: Iterable[Version]) -> dict[str, pa.Table]:
+_AT_ONCE = 1000  # versions that are Python objects at the same time
+
+
+def document_tables(versions: Sequence[Version]) -> dict[str, pa.Table]:
     """The rows of `runs`, `config` and `summary` for these versions."""
+    parts = [_tables_of(versions[i : i + _AT_ONCE]) for i in range(0, max(len(versions), 1), _AT_ONCE)]
+    return {name: pa.concat_tables([part[name] for part in parts]) for name in parts[0]}
+
+
+def _tables_of(versions: Iterable[Version]) -> dict[str, pa.Table]:
     rows = []
     nodes: dict[str, list[list[Any]]] = {name: [[] for _ in tables()[name]] for name in ("config", "summary")}
     for version in versions:

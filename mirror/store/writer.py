@@ -217,7 +217,7 @@ class Writer:
         identity.deleted_at = None
         self.set_fingerprint(run.key, fingerprint or identity.fingerprint)
         # A document is held as its record, its texts in a row and its nodes until it is written.
-        self._buffered += 1024 + 4 * (len(run.config or "") + len(run.summary or ""))
+        self._buffered += 2048 + 5 * (len(run.config or "") + len(run.summary or ""))
         self._flush_if_due()
         return identity.rid
 
