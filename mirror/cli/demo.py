@@ -5,18 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from mirror.errors import UsageError
+from mirror.errors import MirrorError, UsageError
 
 _BEST = """
 select name, state, config->>'lr' as lr, config->>'width' as width, round((summary->>'val/acc')::double, 3) as accuracy
 from runs where state = 'finished' order by (summary->>'val/acc')::double desc nulls last limit 5
 """
 _DIVERGED = """
-select name, state, min(step) filter (kind = 'nonfinite') as first_nan_step, count(*) filter (kind = 'nonfinite') as nan_rows
+select name, state, min(step) filter (kind = 'nonfinite') as first_nan_step,
+       count(*) filter (kind = 'nonfinite') as nan_rows
 from history join runs using (rid) where key = 'loss' group by all having nan_rows > 0
 """
 
@@ -86,35 +89,61 @@ def _step(text: str) -> None:
 
 
 def _log(env: dict[str, str]) -> None:
-    """Train and log, two processes side by side."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    """Train and log; by plain requests if the SDK is not there or does not work here."""
     from mirror.demo.logging import road
     from mirror.demo.training import trials
 
-    how, total = road(), len(trials())
-    through = "the real wandb SDK" if how == "sdk" else "W&B's wire (install `wandb` to use the real SDK)"
-    _step(f"Train {total} small networks and log them through {through}.")
+    _step(f"Train {len(trials())} small networks and log them through W&B's wire.")
+    how = road()
+    failed = _train(how, env)
+    if failed and how == "sdk":
+        click.echo(f"  The installed wandb SDK failed ({failed}); sending the same requests without it.", err=True)
+        how, failed = "wire", _train("wire", env)
+    if failed:
+        raise MirrorError(f"logging the demo's runs failed: {failed}")
+    click.echo(
+        "  Logged by the real wandb SDK."
+        if how == "sdk"
+        else "  Logged without the SDK: `pip install wandb` to use it."
+    )
+
+
+def _train(how: str, env: dict[str, str]) -> str | None:
+    """Two processes side by side; the last line of what one of them complained of, if it failed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mirror.cli.console import safe
+    from mirror.demo.training import trials
+
     console = Console(stderr=True)
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training", total=total)
+    columns = (TextColumn("  training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress,
+        tempfile.TemporaryFile("w+") as complaints,
+    ):
+        task = progress.add_task("training", total=len(trials()))
         command = [sys.executable, "-m", "mirror.demo.logging", how]
         processes = [
-            subprocess.Popen([*command, str(first), "2"], env=env, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen([*command, str(first), "2"], env=env, stdout=subprocess.PIPE, stderr=complaints, text=True)
             for first in (0, 1)
         ]
-        try:
-            for process in processes:
-                assert process.stdout is not None
-                for _ in process.stdout:
-                    progress.advance(task)
-        finally:
-            for process in processes:
-                process.wait()
-    if any(process.returncode for process in processes):
-        raise UsageError("logging the demo's runs failed (see above): try again without the SDK in a fresh environment")
+        readers = [threading.Thread(target=_count, args=(p, lambda: progress.advance(task))) for p in processes]
+        for reader in readers:
+            reader.start()
+        for reader, process in zip(readers, processes, strict=True):
+            reader.join()
+            process.wait()
+        if not any(process.returncode for process in processes):
+            return None
+        complaints.seek(0)
+        return safe((complaints.read().strip().splitlines() or ["no message"])[-1])
+
+
+def _count(process: subprocess.Popen[str], advance: Callable[[], None]) -> None:
+    assert process.stdout is not None
+    for _ in process.stdout:
+        advance()
 
 
 def _mirror(args: list[str], root: Path, env: dict[str, str] | None = None) -> None:
@@ -141,7 +170,7 @@ def _curves(root: Path) -> None:
             steps, values = curves.setdefault(name, ([], []))
             steps.append(step)
             values.append(value)
-    lines = plot_to_string(
+    lines: str = plot_to_string(
         xs=[steps for steps, _ in curves.values()],
         ys=[values for _, values in curves.values()],
         legend_labels=list(curves),
@@ -152,4 +181,4 @@ def _curves(root: Path) -> None:
         color=sys.stdout.isatty(),
         character_set="braille",
     )
-    click.echo("\n".join(lines))
+    click.echo(lines)

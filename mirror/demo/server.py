@@ -45,7 +45,7 @@ def _address(process: subprocess.Popen[str]) -> str:
     try:
         for line in process.stdout:
             said.append(line)
-            if found := re.search(r"Serving .* at (http://\S+)", line):
+            if found := re.search(r"WANDB_BASE_URL=(http://\S+)", line):
                 return found[1]
     finally:
         give_up.cancel()
