@@ -30,3 +30,10 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--format", "format_", type=click.Choice(["table", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]),
         help="How to write rows  [default: table]",
     )(command)  # fmt: skip
+
+
+source_option = click.option(
+    "--source",
+    metavar="HOST",
+    help="Only runs mirrored from this host, e.g. api.wandb.ai, for paths that two sources share.",
+)

@@ -48,15 +48,20 @@ def explode(doc: str | None, *, unwrap: bool) -> tuple[str | None, list[Node]]:
     try:
         value, exact = jsontext.parse(doc)
         if unwrap and isinstance(value, dict):
-            value = {k: _unwrapped(v) for k, v in value.items() if k not in INTERNAL_KEYS}
+            value = unwrapped(value)
         nodes = list(_nodes("", value, exact))
     except (ValueError, RecursionError) as exc:
         raise _broken(doc, exc) from exc
     return jsontext.write(value, exact, strict=True), nodes
 
 
-def _unwrapped(value: Any) -> Any:
-    return value["value"] if isinstance(value, dict) and "value" in value else value
+def unwrapped(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as its user wrote it: `value` wrappers removed, W&B's own keys left out."""
+    return {
+        key: value["value"] if isinstance(value, dict) and "value" in value else value
+        for key, value in config.items()
+        if key not in INTERNAL_KEYS
+    }
 
 
 def _nodes(path: str, value: Any, exact: bool) -> Iterator[Node]:

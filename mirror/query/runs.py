@@ -1,0 +1,152 @@
+"""Which runs: paths, filters and orders to SQL over the view `runs`, and one run by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mirror.errors import AmbiguousError, NotFoundError, UsageError
+from mirror.paths import WandbPath, canonical_source, parse
+from mirror.query.filters import Filter
+from mirror.query.sql import Result, sandbox
+
+if TYPE_CHECKING:
+    from sqlglot.expressions import Expression as Expr
+    from sqlglot.expressions import Select
+
+    from mirror.store import Reader
+
+DEFAULT_COLUMNS = ("path", "name", "state", "created_at", "history_rows", "tags")
+_EXAMPLE_PATHS = 5
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Runs of any of `paths` (of all, without any) that meet `filter`, ordered, at most `limit` of them."""
+
+    paths: Sequence[WandbPath] = ()
+    source: str | None = None
+    filter: Filter | None = None
+    order: str | None = None
+    limit: int | None = None
+
+    def sql(self, columns: Sequence[Expr]) -> str:
+        from mirror.query.filters.sql import written
+
+        return written(self.query(columns))
+
+    def query(self, columns: Sequence[Expr]) -> Select:
+        from sqlglot import exp
+
+        from mirror.query.filters.compile import compiled
+        from mirror.query.filters.order import ordered
+        from mirror.query.filters.sql import both, either
+
+        conditions = [either(condition(path) for path in self.paths)] if self.paths else []
+        if self.source is not None:
+            conditions.append(_equals("source", self.source))
+        if self.filter is not None:
+            conditions.append(compiled(self.filter.node))
+        query = exp.select(*columns).from_("runs").where(both(conditions), copy=False)
+        query = query.order_by(*ordered(self.order)[0], copy=False)
+        return query if self.limit is None else query.limit(self.limit, copy=False)
+
+
+def condition(path: WandbPath) -> Expr:
+    from mirror.query.filters.sql import both
+
+    named = {"entity": path.entity, "project": path.project, "run_id": path.run_id, "sweep": path.sweep_id}
+    parts = [_equals(column, value) for column, value in named.items() if value is not None]
+    if path.base_url is not None:
+        parts.append(_equals("source", canonical_source(path.base_url)))
+    return both(parts)
+
+
+def _equals(name: str, value: str) -> Expr:
+    from mirror.query.filters.sql import column, equal
+
+    return equal(column(name, "runs"), value)
+
+
+def listing(reader: Reader, selection: Selection, columns: Sequence[str] = DEFAULT_COLUMNS) -> Result:
+    """The selected runs, a row each. Columns are those of the view `runs`, `path`, `duration`, `config.<key>` and
+    `summary_metrics.<key>`. Raises NotFoundError for a path the mirror does not hold, UsageError for an unknown
+    column."""
+    from mirror.query.columns import expression
+
+    for path in selection.paths:
+        check_held(reader, path, selection.source)
+    return Result(sandbox(reader), selection.sql([expression(reader, name, selection) for name in columns]), None)
+
+
+def rids(reader: Reader, selection: Selection) -> list[int]:
+    """The selected runs as rids, in order."""
+    from mirror.query.filters.sql import column
+
+    return [row[0] for row in Result(sandbox(reader), selection.sql([column("rid", "runs")]), None)]
+
+
+def find_run(reader: Reader, path: str, source: str | None = None) -> Mapping[str, Any]:
+    """The row of `runs` that a run path names: entity/project/run, project/run, run or a URL.
+
+    Raises NotFoundError, or AmbiguousError if several sources (or entities, where none is written) have it."""
+    wanted = parse(path, want="run")
+    if wanted.run_id is None:
+        raise UsageError(f"`{path}` names no run: write entity/project/run")
+    from sqlglot import exp
+
+    query = Selection([wanted], source).sql([exp.Star()])
+    found = Result(sandbox(reader), query, None)
+    rows = [dict(zip(found.columns, row, strict=True)) for row in found]
+    if not rows:
+        raise NotFoundError(_missing_run(reader, wanted, path))
+    if len(rows) > 1:
+        names = sorted({f"{r['entity']}/{r['project']}/{r['run_id']}" for r in rows})
+        if len(names) > 1:
+            raise AmbiguousError(f"`{path}` may be {_some(names)}: write the whole path")
+        sources = ", ".join(sorted(f"`{r['source']}`" for r in rows))
+        raise AmbiguousError(
+            f"`{names[0]}` is held from {len(rows)} sources, {sources}: name one (--source HOST, or Api(source=...))"
+        )
+    return rows[0]
+
+
+def check_held(reader: Reader, path: WandbPath, source: str | None) -> None:
+    from sqlglot import exp
+
+    if Result(sandbox(reader), Selection([path], source, limit=1).sql([exp.Literal.number(1)]), None).fetchone():
+        return
+    if path.run_id is not None:
+        raise NotFoundError(_missing_run(reader, path, path.text))
+    held = [
+        f"{entity}/{project}"
+        for entity, project in Result(
+            sandbox(reader),
+            "select distinct entity, project from projects union select entity, project from runs",
+            None,
+        )
+    ]
+    if path.text not in held:  # a project without runs is an empty list
+        raise NotFoundError(f"the mirror holds nothing of `{path.text}`; {_held(held, path.text)}")
+
+
+def _missing_run(reader: Reader, path: WandbPath, text: str) -> str:
+    query = "select entity || '/' || project || '/' || run_id from runs where run_id = $id or name = $id order by 1"
+    near = [row[0] for row in Result(sandbox(reader), query, {"id": path.run_id})]
+    hint = f"did you mean {_some(near)}?" if near else "`mirror runs` lists what it holds"
+    return f"the mirror holds no run `{text}`; {hint}"
+
+
+def _held(held: list[str], wanted: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(wanted, held, 1)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"it holds {_some(sorted(held))}" if held else "it is empty: `mirror sync ENTITY/PROJECT` fills it"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = " or ".join(f"`{name}`" for name in names[:_EXAMPLE_PATHS])
+    return shown + (f" and {len(names) - _EXAMPLE_PATHS} more" if len(names) > _EXAMPLE_PATHS else "")
