@@ -1,9 +1,9 @@
 """A real `mirror serve` in a process of its own, for tests: started on a free port, stopped or killed by its pid.
 
-    with serving(tmp_path / "mirror") as server:
-        os.environ |= server.env          # what wandb's SDK needs
-        requests.post(server.url + "/graphql", auth=("api", server.key), json={...})
-        server.kill(); server.start()     # kill -9 and come back on the same port
+with serving(tmp_path / "mirror") as server:
+    os.environ |= server.env          # what wandb's SDK needs
+    requests.post(server.url + "/graphql", auth=("api", server.key), json={...})
+    server.kill(); server.start()     # kill -9 and come back on the same port
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ import numpy as np
 import wandb
 settings = wandb.Settings(x_stats_sampling_interval=0.2)
 run = wandb.init(project="p", id="all", name="a name", tags=["b", "a"], notes="some *notes*", group="g", job_type="j",
-                 config={"lr": 0.1, "layers": [1, 2], "opt": {"name": "adam"}, "flag": True, "none": None}, settings=settings)
+                 config={"lr": 0.1, "layers": [1, 2], "opt": {"name": "adam"}, "flag": True, "none": None},
+                 settings=settings)
 run.define_metric("epoch")
 run.define_metric("val/*", step_metric="epoch", summary="min")
 for i in range(20):
@@ -169,6 +170,7 @@ def test_a_failing_run_is_failed(server: Server) -> None:
     assert found == ("failed", 1)
 
 
+@pytest.mark.slow
 def test_a_killed_client_leaves_a_crashed_run_with_what_was_acknowledged(server: Server) -> None:
     script = (
         "import time, wandb\n"
@@ -286,8 +288,8 @@ run.update()
 open("late.txt", "w").write("late")
 run.upload_file("late.txt")
 again = wandb.Api().run("local/edit/e1")
-print(json.dumps([again.state, again.config, again.tags, again.notes, again.name, again.summary["y"], again.summary["x"],
-                  [f.name for f in again.files()][-4:]]))
+print(json.dumps([again.state, again.config, again.tags, again.notes, again.name, again.summary["y"],
+                  again.summary["x"], [f.name for f in again.files()][-4:]]))
 """
     state, config, tags, notes, name, y, x, files = client(server, script)
     assert (state, config, tags, notes) == ("finished", {"a": 1, "b": [1, 2]}, ["old", "new"], "edited")
@@ -303,9 +305,7 @@ def test_twelve_clients_log_at_the_same_time(server: Server) -> None:
         "for i in range(300): run.log({'x': i, 'me': sys.argv[1]})\nrun.finish()"
     )
     env, cwd = os.environ | server.env, server.env["WANDB_DIR"]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script, f"m{n}"], env=env, cwd=cwd) for n in range(12)
-    ]
+    processes = [subprocess.Popen([sys.executable, "-c", script, f"m{n}"], env=env, cwd=cwd) for n in range(12)]
     assert [p.wait(240) for p in processes] == [0] * 12
     for n in range(12):
         run = wait_for_state(server, "many", f"m{n}", "finished")

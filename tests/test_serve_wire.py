@@ -183,13 +183,19 @@ def test_bad_graphql_is_400_with_a_message(server: Server, body: bytes, message:
 @pytest.mark.parametrize(
     "query",
     [
-        "{ viewer { teams { edges { node { projects { edges { node " + "{ runs { edges { node { project " * 3
-        + "{ id }" + " } } } }" * 3 + " } } } } } } }",
+        "{ viewer { teams { edges { node { projects { edges { node "
+        + "{ runs { edges { node { project " * 3
+        + "{ id }"
+        + " } } } }" * 3
+        + " } } } } } } }",
         "{ viewer {" + " id" * 60 + " } }",
         "{" + " viewer { id }" * 60 + "}",
         "{ viewer { ...A } } fragment A on User { ...B } fragment B on User { ...A }",
-        "{" + " ".join(f"a{i}: viewer {{ ...F }}" for i in range(600)) + "} fragment F on User { teams { edges { "
-        + " ".join(f"b{i}: node {{ id name }}" for i in range(40)) + " } } }",
+        "{"
+        + " ".join(f"a{i}: viewer {{ ...F }}" for i in range(600))
+        + "} fragment F on User { teams { edges { "
+        + " ".join(f"b{i}: node {{ id name }}" for i in range(40))
+        + " } } }",
         "{" * 3000,
     ],
     ids=["deep", "same field", "same root field", "fragment cycle", "many fields", "unclosed"],
@@ -295,12 +301,14 @@ def test_read_only_answers_and_writes_nothing(tmp_path: Path) -> None:
     with serving(root) as server:
         server.upsert("p", "done", config='{"lr": {"value": 1}}')
         rows = [json.dumps({"_step": i, "x": i}) for i in range(10)]
-        server.stream("p", "done", files={"wandb-history.jsonl": {"offset": 0, "content": rows}}, complete=True, exitcode=0)
+        files = {"wandb-history.jsonl": {"offset": 0, "content": rows}}
+        server.stream("p", "done", files=files, complete=True, exitcode=0)
         server.upsert("p", "going")
         server.stream("p", "going", files={"wandb-history.jsonl": {"offset": 0, "content": rows[:3]}})
     before = state_of(root)
     with serving(root, "--read-only") as server:
-        query = '{ project(name: "p", entityName: "local") { readOnly runs { edges { node { name state historyLineCount history(samples: 99) } } } } }'
+        query = """{ project(name: "p", entityName: "local") { readOnly
+            runs { edges { node { name state historyLineCount history(samples: 99) } } } } }"""
         found = server.graphql(query)["project"]
         assert found["readOnly"] is True
         nodes = {e["node"]["name"]: e["node"] for e in found["runs"]["edges"]}
@@ -316,7 +324,8 @@ def test_read_only_answers_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_read_only_beside_a_server_that_takes_runs_in(tmp_path: Path) -> None:
-    query = '{ project(name: "p", entityName: "local") { run(name: "r") { state historyLineCount history(samples: 99) } } }'
+    query = """{ project(name: "p", entityName: "local") {
+        run(name: "r") { state historyLineCount history(samples: 99) } } }"""
     with serving(tmp_path / "mirror") as writing, serving(tmp_path / "mirror", "--read-only") as reading:
         writing.upsert("p", "r")
         seen: list[Any] = []

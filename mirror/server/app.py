@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -116,9 +116,15 @@ class Server:
         body = await read_body(request, MAX_GRAPHQL_BYTES if authorized else _MAX_ANONYMOUS)
         query, variables, name = _graphql_request(body)
         context = Context(
-            self.home, self._artifacts, self._listings, self._signer, _base_url(request), authorized,
-            request.headers.get("x-wandb-username") or self.home.entity, request.headers.get("x-wandb-user-email") or "",
-        )  # fmt: skip
+            self.home,
+            self._artifacts,
+            self._listings,
+            self._signer,
+            base_url=_base_url(request),
+            authorized=authorized,
+            username=request.headers.get("x-wandb-username") or self.home.entity,
+            user_email=request.headers.get("x-wandb-user-email") or "",
+        )
         response = await run_in_threadpool(self._graphql, query, variables, name, context)
         if authorized:  # `mirror sync` refuses to pull from the mirror it writes to
             response.headers["X-Mirror-Store-Id"] = self.home.store_id
@@ -157,10 +163,8 @@ class Server:
         self.home.put_files(found, [files.entry(name, blob)])
         if name == files.METADATA and blob.size <= _MAX_METADATA:
             data = blob_path(self.home.layout.blobs, blob.sha256).read_bytes()
-            try:
+            with suppress(UnicodeDecodeError):  # kept as a file all the same
                 self.home.edit(found, {"metadata": data.decode()})
-            except UnicodeDecodeError:
-                pass  # kept as a file all the same
 
     async def artifact_upload(self, request: Request) -> Response:
         self._refuse_if_read_only()

@@ -201,7 +201,8 @@ class Artifacts:
                 raise NotFoundError(f"nothing of that name was announced for artifact `{found.collection}`")
             if part.md5 and part.md5 != blob.md5:
                 raise UsageError(
-                    f"the bytes of artifact `{found.collection}` have md5 `{blob.md5}`, announced was `{part.md5}`: send them again"
+                    f"the bytes of artifact `{found.collection}` have md5 `{blob.md5}`, announced was `{part.md5}`: "
+                    "send them again"
                 )
             part.md5, part.sha256, part.size = blob.md5, blob.sha256, blob.size
             if file:

@@ -61,7 +61,7 @@ def find_key(root: Path, key_file: Path | None, read_only: bool) -> tuple[Key, s
         return Key.of(_checked(given, "in `MIRROR_API_KEY`"), b""), None, "with the API key in MIRROR_API_KEY"
     path = root / KEY_FILE
     if path.exists():
-        return _read(path), None, f"with the API key that was shown when {path} was made (remove that file to get another one)"
+        return _read(path), None, f"with the API key shown when {path} was made (remove it to get another one)"
     key = "".join(secrets.choice(_ALPHABET) for _ in range(MIN_KEY_LENGTH))
     checked = Key.of(key)
     if read_only:

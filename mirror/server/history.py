@@ -12,9 +12,9 @@ from typing import Any
 
 from mirror.errors import UsageError
 from mirror.records import Stream
+from mirror.server import small_runs
 from mirror.server.home import Found, Home, Look
 from mirror.server.index import Place
-from mirror.server import small_runs
 from mirror.server.rows import parse_row
 from mirror.server.shelf import Shelf
 from mirror.store.cells import rows_as_json
@@ -47,9 +47,15 @@ def rows(
     max_step: int | None = None,
     samples: int,
 ) -> list[str]:
-    """At most `samples` rows with min_step <= `_step` < max_step; without bounds rows without a `_step` count too."""
+    """At most `samples` rows with min_step <= `_step` < max_step; without bounds rows without a `_step` count too.
+
+    `samples` as large as the range is wide means all of its rows: the SDK asks so when it scans (PROTOCOL 2.4 a), and
+    would lose rows that share a step.
+    """
     if samples <= 0:
         return []
+    if min_step is not None and max_step is not None and samples >= max_step - min_step:
+        samples = max(samples, count(look, found, stream))
     if not found.live:
         batch = small_runs.of(look, found, stream)
         if batch is not None:
@@ -157,8 +163,7 @@ def sampled(look: Look, found: Found, spec: str) -> list[dict[str, Any]]:
         low, high = None if low is None else int(low), None if high is None else int(high) + 1
     except (ValueError, KeyError, TypeError):
         raise UsageError(
-            f"`{spec[:200]}` is no sampledHistory spec: send JSON like "
-            '{"keys": ["_step", "loss"], "samples": 500}'
+            f'`{spec[:200]}` is no sampledHistory spec: send JSON like {{"keys": ["_step", "loss"], "samples": 500}}'
         ) from None
     total = max(count(look, found, "history"), 1)
     texts = rows(look, found, "history", min_step=low, max_step=high, samples=total)

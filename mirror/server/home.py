@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import AmbiguousError, NotFoundError, UsageError
+from mirror.errors import AmbiguousError, UsageError
 from mirror.records import FileEntry, Project, Run, RunKey
 from mirror.server import ids
-from mirror.server.live import ENDED, LiveRun, LiveRuns, drained, now, read_files
 from mirror.server.index import Place
+from mirror.server.live import ENDED, LiveRun, LiveRuns, drained, now, read_files
 from mirror.server.shelf import EPOCH, Shelf, Shelves, Stored
 from mirror.server.writing import WriterThread
 from mirror.store import LOCAL_SOURCE, Layout, Spool, Writer
@@ -199,7 +199,8 @@ class Home:
         if not self._lock.acquire(wait=False):
             self.pen.close()
             raise UsageError(
-                f"another `mirror serve` takes runs into `{self.layout.root}`: stop it, or start this one with --read-only"
+                f"another `mirror serve` takes runs into `{self.layout.root}`: "
+                "stop it, or start this one with --read-only"
             )
         self.shelves = Shelves(self.layout)
         self.live = LiveRuns(Spool(self.layout.root), self.pen, crash_after)
@@ -255,7 +256,8 @@ class Home:
         others = index.find(key.entity, key.project, key.run_id)
         if others:
             raise UsageError(
-                f"`{key.path}` is a run mirrored from `{others[0].source}`: choose another id, project or entity to log here"
+                f"`{key.path}` is a run mirrored from `{others[0].source}`: "
+                "choose another id, project or entity to log here"
             )
 
     def new_key(self, entity: str, project: str, run_id: str | None) -> RunKey:

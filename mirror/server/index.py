@@ -28,6 +28,7 @@ class Place(NamedTuple):
     entity: str
     project: str
     run_id: str
+    metric_gen: int
     history_gen: int
     history_rows: int
     system_gen: int

@@ -80,6 +80,21 @@ class KeyCatalogue:
         return None if found is None else dumps(found).decode()
 
 
+def from_metrics(metrics: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+    """A catalogue for a run whose source gave none, from rows (key, numbers, bools, strings, nulls, others, last step,
+    last value) of the table `metric`. Which numbers are monotonic is not known."""
+    last_step = -1
+    keys: dict[str, dict[str, Any]] = {}
+    for key, *counts, step, last_value in metrics:
+        last_step = max(last_step, -1 if step is None else step)
+        found = keys.setdefault(key, {"typeCounts": [], "monotonic": False, "previousValue": None})
+        kinds = ("number", "bool", "string", "nil", "map")
+        found["typeCounts"] += [{"type": kind, "count": n} for kind, n in zip(kinds, counts, strict=True) if n]
+        if last_value is not None and math.isfinite(last_value):
+            found["previousValue"] = last_value
+    return {"sets": [], "lastStep": last_step, "keys": keys}
+
+
 def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"

@@ -55,9 +55,7 @@ class Listings:
                 self._held.move_to_end(name)
             return self._held.get(name)
 
-    def page(
-        self, state: tuple[Any, ...], make: Callable[[], list[int]], first: int | None, after: str | None
-    ) -> Page:
+    def page(self, state: tuple[Any, ...], make: Callable[[], list[int]], first: int | None, after: str | None) -> Page:
         """`first` runs (50 if not given) after the cursor `after`."""
         first = 50 if first is None else first
         if first < 0:

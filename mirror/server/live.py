@@ -227,7 +227,8 @@ class LiveRuns:
             self.edit(live)
 
     def _append_files(self, rid: int, entries: Iterable[FileEntry]) -> None:
-        self._append_lines(rid, [{**e.__dict__, "updated_at": e.updated_at and e.updated_at.isoformat()} for e in entries])
+        dated = ((e, e.updated_at.isoformat() if e.updated_at else None) for e in entries)
+        self._append_lines(rid, [{**e.__dict__, "updated_at": at} for e, at in dated])
 
     def _append_lines(self, rid: int, lines: list[dict[str, Any]]) -> None:
         data = b"".join(dumps(line) + b"\n" for line in lines)

@@ -72,4 +72,3 @@ def _bind(host: str, port: int) -> socket.socket:
         raise UsageError(f"cannot listen on `{host}:{port}`: {exc}; choose another --port or --host") from exc
     found.set_inheritable(True)
     return found
-

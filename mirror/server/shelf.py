@@ -136,7 +136,8 @@ class Shelf:
                     if place.created_at is not None:
                         first[name] = min(place.created_at, first.get(name, place.created_at))
             for name in counts.keys() - made.keys():
-                made[name] = Project(*name, created_at=EPOCH + timedelta(microseconds=first[name]) if name in first else None)
+                at = EPOCH + timedelta(microseconds=first[name]) if name in first else None
+                made[name] = Project(*name, created_at=at)
             with_counts = (replace(p, run_count=counts.get(name, 0)) for name, p in made.items())
             self._projects = sorted(with_counts, key=lambda p: (p.entity, p.name, p.source))
         return self._projects

@@ -35,7 +35,7 @@ def take(home: Home, entity: str, project: str, run_id: str, body: bytes) -> dic
         if rid is None:
             found = home.look().run(entity, project, run_id)
             if found is None:
-                raise Refused(404, f"there is no run `{entity}/{project}/{run_id}` here: start it with `wandb.init` first")
+                raise Refused(404, f"there is no run `{entity}/{project}/{run_id}` here: start it first")
             home.own(found)
             if not found.live:
                 if not _is_news(post):
@@ -63,7 +63,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
     for name, piece in (post.get("files") or {}).items():
         content = piece.get("content") if isinstance(piece, dict) else None
         if not isinstance(content, list) or not all(isinstance(line, str) for line in content):
-            raise Refused(400, f"`{name}` must be an object like {{\"offset\": 0, \"content\": [\"line\"]}}")
+            raise Refused(400, f'`{name}` must be an object like {{"offset": 0, "content": ["line"]}}')
         if not isinstance(piece.get("offset", 0), int) or piece.get("offset", 0) < 0:
             raise Refused(400, f"the offset of `{name}` must be a line number, not `{piece.get('offset')}`")
     return post
@@ -82,9 +82,7 @@ def _take(live: LiveRuns, held: LiveRun, post: dict[str, Any]) -> dict[str, Any]
     for stream, (first, lines) in rows.items():
         count = live.spool.count(held.rid, stream)
         if first > count:
-            raise Refused(
-                409, f"the lines from {count} to {first - 1} of the {stream} of this run were never sent: send them first"
-            )
+            raise Refused(409, f"lines {count} to {first - 1} of the {stream} of this run never came: send them first")
         live.spool.append(held.rid, stream, first, lines)
     if _CONSOLE in files:
         lines = [line.encode("utf-8", "replace") for line in files[_CONSOLE]["content"]]

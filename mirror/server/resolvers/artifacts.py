@@ -65,8 +65,13 @@ def node(found: Artifact, info: GraphQLResolveInfo) -> dict[str, Any]:
         "ttlIsInherited": found.ttl is None,
         "tags": [{"id": ids.encode("Tag", t), "name": t} for t in found.tags],
         "aliases": [
-            {"id": ids.encode("ArtifactAlias", found.id, a), "alias": a, "artifactCollectionName": found.collection, "artifactCollection": sequence}
-            for a in aliases
+            {
+                "id": ids.encode("ArtifactAlias", found.id, alias),
+                "alias": alias,
+                "artifactCollectionName": found.collection,
+                "artifactCollection": sequence,
+            }
+            for alias in aliases
         ],
         "artifactSequence": sequence,
         "artifactType": _type(found),
@@ -92,17 +97,17 @@ def _manifest(found: Artifact, manifest_id: str, ctx: Context) -> dict[str, Any]
     }
 
 
-def _artifact(_: None, info: GraphQLResolveInfo, id: str | None = None) -> dict[str, Any] | None:  # noqa: A002
+def _artifact(_: None, info: GraphQLResolveInfo, id: str | None = None) -> dict[str, Any] | None:
     found = context(info).artifacts.find(id or "")
     return node(found, info) if found else None
 
 
-def _client_id(_: None, info: GraphQLResolveInfo, clientID: str) -> dict[str, Any] | None:  # noqa: N803
+def _client_id(_: None, info: GraphQLResolveInfo, clientID: str) -> dict[str, Any] | None:
     found = context(info).artifacts.by_client_id(clientID)
     return {"serverID": found.id} if found else None
 
 
-def _create(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _create(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     ctx.home.writable()
     entity, project = checked_part("entity", input["entityName"]), checked_part("project", input["projectName"])
@@ -134,20 +139,20 @@ def _create(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[st
     return {"artifact": node(found, info), "clientMutationId": input.get("clientMutationId")}
 
 
-def _create_manifest(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _create_manifest(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     found, manifest_id = ctx.artifacts.add_manifest(input["artifactID"], input["digest"])
     return {"artifactManifest": _manifest(found, manifest_id, ctx)}
 
 
-def _update_manifest(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _update_manifest(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     manifest_id = input["artifactManifestID"]
     found = ctx.artifacts.set_manifest_digest(manifest_id, input.get("digest"))
     return {"artifactManifest": _manifest(found, manifest_id, ctx)}
 
 
-def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     announced = [(f["artifactID"], f["name"], f["md5"]) for f in input["artifactFiles"]]
     made: list[dict[str, Any]] = [
@@ -165,11 +170,11 @@ def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
     return {"files": {"edges": [{"node": n} for n in made]}}
 
 
-def _commit(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _commit(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     return {"artifact": node(context(info).artifacts.commit(input["artifactID"]), info)}
 
 
-def _update(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _update(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     names = {"description": "description", "metadata": "metadata", "ttlDurationSeconds": "ttl"}
     changes: dict[str, Any] = {ours: input[n] for n, ours in names.items() if input.get(n) is not None}
     if input.get("aliases") is not None:
@@ -177,7 +182,7 @@ def _update(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[st
     return {"artifact": node(context(info).artifacts.update(input["artifactID"], changes), info)}
 
 
-def _use(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _use(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     by_path(ctx, input)
     use = {k: input.get(k) for k in ("entityName", "projectName", "runName", "usedAs")}

@@ -26,8 +26,8 @@ def _rows(stream: Stream) -> Any:
     def resolve(
         node: RunNode,
         _: GraphQLResolveInfo,
-        minStep: int | None = None,  # noqa: N803
-        maxStep: int | None = None,  # noqa: N803
+        minStep: int | None = None,
+        maxStep: int | None = None,
         samples: int | None = None,
     ) -> list[str]:
         if samples is None:
@@ -56,7 +56,12 @@ def _parquet(*_: Any, **__: Any) -> dict[str, Any]:
 
 
 def _log_lines(
-    node: RunNode, _: GraphQLResolveInfo, first: int | None = None, after: str | None = None, last: int | None = None, **__: Any
+    node: RunNode,
+    _: GraphQLResolveInfo,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    **__: Any,
 ) -> dict[str, Any]:
     if last is not None:
         lines, start, more = logs.last(node.look, node.found, last)

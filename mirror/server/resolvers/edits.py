@@ -34,7 +34,7 @@ _FIELDS = {
 }
 """Inputs of `upsertBucket` that are attributes of a run. A null leaves the attribute as it is."""
 
-_REFUSED = re.compile(r'[/\\#?%:\x00-\x1f\x7f\ud800-\udfff]')
+_REFUSED = re.compile(r"[/\\#?%:\x00-\x1f\x7f\ud800-\udfff]")
 STATES = {"running", "pending", "finished", "failed", "crashed", "killed", "preempting", "preempted"}
 
 
@@ -42,12 +42,13 @@ def checked_part(kind: str, value: str) -> str:
     """An entity, project or run id that can stand in a path; the SDK refuses the same characters."""
     if not value.strip() or len(value) > 128 or _REFUSED.search(value) or value in (".", ".."):
         raise UsageError(
-            f"`{value[:150]}` cannot be the name of a {kind}: it needs 1 to 128 characters, none of them / \\ # ? % : or a control character"
+            f"`{value[:150]}` cannot be the name of a {kind}: it needs 1 to 128 characters, "
+            "none of them / \\ # ? % : or a control character"
         )
     return value
 
 
-def _upsert_model(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _upsert_model(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     entity = checked_part("entity", input.get("entityName") or ctx.home.entity)
     name = checked_part("project", input.get("name") or "")
@@ -84,7 +85,7 @@ def _changes(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _upsert_bucket(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _upsert_bucket(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     changes = _changes(input)
     inserted = False
@@ -144,13 +145,13 @@ def by_path(ctx: Context, given: dict[str, Any]) -> Found:
     return found
 
 
-def _delete_run(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _delete_run(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     ctx.home.delete(_by_id(ctx, input["id"]))
     return {"success": True, "clientMutationId": input.get("clientMutationId")}
 
 
-def _stop_run(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _stop_run(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     _pen, live = ctx.home.writable()
     found = _by_id(ctx, input["id"])
@@ -168,7 +169,7 @@ _TRANSITIONS = {
 """State asked for -> states it can be asked from (the SDK's `Run.update_state`)."""
 
 
-def _update_state(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _update_state(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     found = _by_id(ctx, input["id"])
     state = input["state"]
@@ -178,7 +179,7 @@ def _update_state(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
     return {"success": True, "clientMutationId": input.get("clientMutationId")}
 
 
-def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     ctx.home.writable()
     found = by_path(ctx, input)
@@ -197,7 +198,7 @@ def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
     }
 
 
-def _mark_uploaded(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _mark_uploaded(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     """The bytes told us already; a file that never arrived is an error the client should know of."""
     ctx = context(info)
     found = by_path(ctx, input)
@@ -208,7 +209,7 @@ def _mark_uploaded(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> 
     return {"success": True, "clientMutationId": input.get("clientMutationId")}
 
 
-def _delete_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _delete_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
     by_run: dict[int, list[str]] = {}
     for file_id in input["files"]:
@@ -222,7 +223,7 @@ def _delete_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
     return {"success": True, "clientMutationId": input.get("clientMutationId")}
 
 
-def _alert(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
+def _alert(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     """Nobody is notified by a mirror, and the client is told so."""
     by_path(context(info), {"entityName": input.get("entityName") or context(info).home.entity} | input)
     return {"success": False, "clientMutationId": input.get("clientMutationId")}

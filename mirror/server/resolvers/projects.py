@@ -30,7 +30,13 @@ def _held(node: ProjectNode, info: GraphQLResolveInfo) -> Project:
     return found[0] if found else Project(ctx.home.source, node.entity, node.name)
 
 
-def _project(_: None, info: GraphQLResolveInfo, name: str | None = None, entityName: str | None = None, **__: Any) -> ProjectNode | None:  # noqa: N803
+def _project(
+    _: None,
+    info: GraphQLResolveInfo,
+    name: str | None = None,
+    entityName: str | None = None,
+    **__: Any,
+) -> ProjectNode | None:
     ctx = context(info)
     node = ProjectNode(entityName or ctx.home.entity, name or "")
     below = selected(info)
@@ -43,14 +49,21 @@ def _project(_: None, info: GraphQLResolveInfo, name: str | None = None, entityN
     return node if ctx.look.has_project(node.entity, node.name) else None
 
 
-def _projects(_: None, info: GraphQLResolveInfo, entityName: str | None = None, first: int | None = None, after: str | None = None, order: str | None = None) -> dict[str, Any]:  # noqa: N803
+def _projects(
+    _: None,
+    info: GraphQLResolveInfo,
+    entityName: str | None = None,
+    first: int | None = None,
+    after: str | None = None,
+    **__: Any,
+) -> dict[str, Any]:
     ctx = context(info)
     wanted = entityName or ctx.home.entity
     return paged([ProjectNode(wanted, p.name) for p in ctx.look.projects(wanted)], first, after)
 
 
-def _projects_of_entity(node: dict[str, Any], info: GraphQLResolveInfo, first: int | None = None, after: str | None = None) -> dict[str, Any]:
-    return _projects(None, info, node["name"], first, after)
+def _projects_of_entity(node: dict[str, Any], info: GraphQLResolveInfo, **page: Any) -> dict[str, Any]:
+    return _projects(None, info, node["name"], **page)
 
 
 def condition(filters: str | None) -> str:

@@ -11,6 +11,8 @@ from graphql import GraphQLResolveInfo
 from mirror.records import Run
 from mirror.server import ids
 from mirror.server.context import ProjectNode, RunNode, context
+from mirror.server.index import Place
+from mirror.server.keys import from_metrics
 from mirror.server.resolvers.people import user
 from mirror.server.resolvers.projects import internal_id
 from mirror.server.rows import dumps, parse_row
@@ -75,8 +77,19 @@ def _history_keys(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any] | N
     held = live.get(node.found.rid) if live and node.found.live else None
     if live and held:
         return live.catalogue(held).document()
-    text = node.whole.run.history_keys
-    return None if text is None else parse_row(text)
+    whole = node.whole
+    if whole.run.history_keys is not None:
+        return parse_row(whole.run.history_keys)
+    return _counted_keys(node, whole.stored.place) if whole.stored and whole.stored.place.history_rows else None
+
+
+def _counted_keys(node: RunNode, place: Place) -> dict[str, Any]:
+    shelf = node.look.shelf
+    query = (
+        "select key, n_number + n_int + n_nonfinite, n_bool, n_string, n_null, n_json, last_step, last_v "
+        f"from {shelf.relation('metric', [place.rid])} where gen = {place.metric_gen} order by key, path_id"
+    )
+    return from_metrics(shelf.connect().execute(query).fetchall())
 
 
 def _user(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any] | None:
@@ -88,7 +101,8 @@ def _user(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any] | None:
 
 def _url(node: RunNode, info: GraphQLResolveInfo) -> str:
     key = node.key
-    return f"{context(info).base_url}/" + "/".join(quote(p, safe="") for p in (key.entity, key.project)) + f"/runs/{quote(key.run_id, safe='')}"
+    entity, project, run_id = (quote(part, safe="") for part in (key.entity, key.project, key.run_id))
+    return f"{context(info).base_url}/{entity}/{project}/runs/{run_id}"
 
 
 def _seconds(node: RunNode, _: GraphQLResolveInfo) -> int:
