@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,17 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mirror.errors import UsageError
 from mirror.records import Fetched, FileEntry, Project, Run, RunKey, Stream
+from mirror.store.layout import default_root
 
 if TYPE_CHECKING:
     from mirror.query.sql import Result
     from mirror.store import Reader, Writer
 
 Row: TypeAlias = "str | Mapping[str, Any]"
-
-
-def default_root() -> str:
-    """Where the mirror is when nobody says: `MIRROR_ROOT`, then `./wandb-mirror`."""
-    return os.environ.get("MIRROR_ROOT") or "wandb-mirror"
 
 
 class Mirror:

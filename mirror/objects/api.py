@@ -10,6 +10,7 @@ from typing import Any
 from mirror.objects.run import Run
 from mirror.objects.runs import Runs
 from mirror.store import Reader
+from mirror.store.layout import default_root
 
 
 class Api:
@@ -20,8 +21,6 @@ class Api:
     """
 
     def __init__(self, root: str | Path | None = None, *, source: str | None = None) -> None:
-        from mirror.api import default_root
-
         self.source = source
         self._reader = Reader(root if root is not None else default_root())
 

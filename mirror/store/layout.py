@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from mirror.store.schema import SCHEMA_VERSION
 
 LOCAL_SOURCE = "local"
 """The source of runs that were not mirrored but logged here, by `mirror serve` or from Python."""
+
+
+def default_root() -> str:
+    """Where the mirror is when nobody says: `MIRROR_ROOT`, then `./wandb-mirror`."""
+    return os.environ.get("MIRROR_ROOT") or "wandb-mirror"
 
 
 class Layout:
