@@ -37,7 +37,9 @@ ENDED = {"finished", "failed", "crashed", "killed", "preempted"}
 BEATING = {"running", "preempting"}
 """States in which heartbeats are expected; a `pending` run has no process yet."""
 
-DRAIN_BYTES = 32 << 20
+DRAIN_BYTES = 16 << 20
+"""Live lines of a run beyond this become segments while it goes on; reading them costs a scan of the file."""
+
 _GRACE = 90.0  # seconds after a restart in which clients, who retry with up to 60 s between tries, come back
 
 
@@ -181,6 +183,11 @@ class LiveRuns:
         if changes or stale:
             run = self._put(live, replace(run, heartbeat_at=at, updated_at=at, **changes))
         return run
+
+    def relieve(self, live: LiveRun) -> None:
+        """Have many live lines moved to segments. Lock held."""
+        if self.spool.nbytes(live.rid) > DRAIN_BYTES:
+            self._drain(live, final=False)
 
     def edit(self, live: LiveRun, **changes: Any) -> Run:
         """Change documents without it being a sign of life (somebody else edits the run). Lock held."""
@@ -333,8 +340,6 @@ class LiveRuns:
                         self._drain(live, final=True)
                     elif run.state in BEATING and time.time() - live.beat > self._crash_after:
                         self.end(live, "crashed", None)
-                    elif self.spool.nbytes(live.rid) > DRAIN_BYTES:
-                        self._drain(live, final=False)
 
 
 def drained(place: Place) -> dict[SpoolStream, int]:

@@ -58,7 +58,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
             post = json.loads(body)  # lone surrogates
         except ValueError as exc:
             raise Refused(400, f"the body is no JSON: {exc}") from exc
-    if not isinstance(post, dict) or not isinstance(post.get("files") or {}, dict):
+    if not isinstance(post, dict) or not isinstance(post.get("files"), dict | None):
         raise Refused(400, 'the body must be an object like {"files": {..}, "complete": true, "exitcode": 0}')
     for name, piece in (post.get("files") or {}).items():
         content = piece.get("content") if isinstance(piece, dict) else None
@@ -97,6 +97,7 @@ def _take(live: LiveRuns, held: LiveRun, post: dict[str, Any]) -> dict[str, Any]
     if post.get("preempting"):
         changes["state"] = "preempting"
     run = live.beat(held, **changes)
+    live.relieve(held)
     if post.get("complete"):
         code = post.get("exitcode")
         _end(live, held, run, code if isinstance(code, int) else 0)

@@ -1,0 +1,374 @@
+"""The file_stream protocol: offsets, repeats, holes, bad lines, states, and what a `kill -9` of the server leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from serving import Server, serving
+
+from mirror.store import Reader
+
+QUERY = """query($p: String!, $r: String!) { project(name: $p, entityName: "local") { run(name: $r) {
+    state historyLineCount eventsLineCount logLineCount historyKeys summaryMetrics history(samples: 1000000)
+    events(samples: 1000000) logLines(first: 100000) { edges { node { number line } } } } } }"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("stream") / "mirror", "--crash-after", "3") as found:
+        yield found
+
+
+def held(server: Server, run: str, project: str = "p") -> dict[str, Any]:
+    found: dict[str, Any] = server.graphql(QUERY, p=project, r=run)["project"]["run"]
+    return found
+
+
+def lines(first: int, n: int, **more: Any) -> list[str]:
+    return [json.dumps({"_step": i, "x": i / 3} | more) for i in range(first, first + n)]
+
+
+def post(server: Server, run: str, offset: int, content: list[str], **more: Any) -> requests.Response:
+    files = {"wandb-history.jsonl": {"offset": offset, "content": content}}
+    return server.stream("p", run, files=files, **more)
+
+
+def wait_until_drained(server: Server, run: str, seconds: float = 30) -> dict[str, Any]:
+    """Wait until the run is in segments, as another process sees it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        live = [p for p in (server.root / "live").iterdir() if p.name.isdigit()]
+        names = [json.loads((p / "run.jsonl").read_text().splitlines()[-1])["key"]["run_id"] for p in live]
+        if run not in names:
+            return held(server, run)
+        time.sleep(0.05)
+    raise AssertionError(f"{run} stays live")
+
+
+def test_a_repeated_offset_never_doubles_a_row(server: Server) -> None:
+    server.upsert("p", "repeat")
+    rows = lines(0, 10)
+    for offset, content in ((0, rows[:4]), (0, rows[:4]), (2, rows[2:6]), (0, rows), (9, rows[9:]), (3, rows[3:5])):
+        assert post(server, "repeat", offset, content).json() == {}
+    assert held(server, "repeat")["history"] == rows
+    assert post(server, "repeat", 5, rows[5:], complete=True, exitcode=0).ok
+    found = wait_until_drained(server, "repeat")
+    assert [json.loads(t) for t in found["history"]] == [json.loads(t) for t in rows]
+    # The last post arrives again after the run has ended: nothing is added, and the run stays as it is.
+    assert post(server, "repeat", 5, rows[5:], complete=True, exitcode=0).ok
+    found = wait_until_drained(server, "repeat")
+    assert (found["historyLineCount"], found["state"]) == (10, "finished")
+
+
+def test_a_hole_is_refused_and_nothing_is_kept_of_the_post(server: Server) -> None:
+    server.upsert("p", "hole")
+    assert post(server, "hole", 0, lines(0, 3)).ok
+    refused = post(server, "hole", 5, lines(5, 1))
+    assert refused.status_code == 409 and "lines 3 to 4" in refused.json()["errors"][0]["message"]
+    assert held(server, "hole")["historyLineCount"] == 3
+    assert post(server, "hole", 3, lines(3, 3)).ok
+    assert held(server, "hole")["history"] == lines(0, 6)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[1]", "1", "null", '{"a":1}{"b":2}', '{"a":' * 5000, '{"a":1', "{'a':1}", '{"a" 1}', "\x00"]
+)
+def test_a_line_that_is_no_row_is_refused_by_number(server: Server, line: str) -> None:
+    server.upsert("p", "bad")
+    refused = post(server, "bad", 0, [*lines(0, 2), line])
+    assert refused.status_code == 400, refused.text
+    assert "line 2" in refused.json()["errors"][0]["message"]
+    assert held(server, "bad")["historyLineCount"] == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], {"files": []}, {"files": {"wandb-history.jsonl": []}}, {"files": {"wandb-history.jsonl": {"content": "x"}}},
+     {"files": {"wandb-history.jsonl": {"offset": -1, "content": []}}},
+     {"files": {"wandb-history.jsonl": {"offset": "0", "content": []}}},
+     {"files": {"wandb-history.jsonl": {"offset": 0, "content": [1]}}},
+     {"files": {"wandb-summary.json": {"offset": 0, "content": ["nope"]}}}],
+)  # fmt: skip
+def test_bad_bodies_are_400(server: Server, body: Any) -> None:
+    server.upsert("p", "body")
+    refused = server.post("/files/local/p/body/file_stream", body)
+    assert refused.status_code == 400 and refused.json()["errors"][0]["message"]
+
+
+def test_a_run_must_exist(server: Server) -> None:
+    refused = post(server, "nobody", 0, lines(0, 1))
+    assert refused.status_code == 404 and "local/p/nobody" in refused.json()["errors"][0]["message"]
+
+
+HOSTILE = [
+    '{"_step":0,"nan":NaN,"inf":Infinity,"minf":-Infinity,"text":"NaN","list":[NaN,1]}',
+    '{"_step":1,"big":9007199254740993,"huge":123456789012345678901234567890,"e":1e400,"neg":-0.0,"one":1.0}',
+    '{"_step":2,"a":{"b":1},"a.b":2,"":3,"tab\\tkey":4,"\\ud83d\\ude00":5,"Case":6,"case":7,"empty":{},"none":null}',
+    '{"_step":3,"half":"\\ud800","control":"\\u0000\\u0001"}',
+    '{}',
+    '{"x":1}',
+    '{"_step":1000000000000,"x":2}',
+    '{"_step":0,"again":true}',
+    '{"_step":2.5,"odd":1}',
+    '{"_step":"text","odd":2}',
+    '{"_step":4,"_timestamp":1e300,"deep":' + '{"d":' * 70 + "1" + "}" * 70 + "}",
+    '{ "_step" : 5 ,\n "spaced" : [ 1 , 2 ] }\n',
+    '{"_step":6,"dup":1,"dup":2}',
+]  # fmt: skip
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal JSON values, NaN included, ints and floats apart."""
+    if isinstance(a, float) and isinstance(b, float):
+        return (math.isnan(a) and math.isnan(b)) or (a == b and math.copysign(1, a) == math.copysign(1, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and a == b
+
+
+def test_hostile_rows_are_the_same_live_and_in_segments(server: Server) -> None:
+    server.upsert("p", "hostile")
+    assert post(server, "hostile", 0, HOSTILE).ok
+    want = [json.loads(text) for text in HOSTILE]
+    live = held(server, "hostile")
+    assert all(same(json.loads(a), b) for a, b in zip(live["history"], want, strict=True))
+    assert live["historyKeys"]["lastStep"] == 10**12
+    assert post(server, "hostile", len(HOSTILE), [], complete=True, exitcode=0).ok
+    drained = wait_until_drained(server, "hostile")
+    for got, wanted in zip(drained["history"], want, strict=True):
+        assert same(json.loads(got), wanted), (got, wanted)
+    assert drained["historyKeys"] == live["historyKeys"]
+
+
+def test_console_lines_are_rewritten_by_offset(server: Server) -> None:
+    server.upsert("p", "console")
+
+    def log(offset: int, *content: str) -> None:
+        assert server.stream("p", "console", files={"output.log": {"offset": offset, "content": list(content)}}).ok
+
+    log(0, "start", "10 %")
+    log(1, "20 %")
+    log(1, "100 %", '{"ts":"2026-11-21T20:04:07.5","level":"error","content":"oh \\u001b[31mno"}')
+    log(3, "2026-11-21T20:04:08.000001 plain", "ERROR 2026-11-21T20:04:09 bad", '{"not": "a line"}')
+    want = ["start", "100 %", "oh \x1b[31mno", "plain", "bad", '{"not": "a line"}']
+    for found in (held(server, "console"), None):
+        if found is None:
+            assert server.stream("p", "console", complete=True, exitcode=0).ok
+            found = wait_until_drained(server, "console")
+        assert [e["node"]["line"] for e in found["logLines"]["edges"]] == want
+        assert found["logLineCount"] == 6
+    with Reader(server.root) as reader:
+        query = "select line, level, ts::varchar from logs where run_id = 'console' and ts is not null order by line"
+        assert reader.connect().execute(query).fetchall() == [
+            (2, "error", "2026-11-21 20:04:07.5+00"),
+            (3, None, "2026-11-21 20:04:08.000001+00"),
+            (4, "error", "2026-11-21 20:04:09+00"),
+        ]
+
+
+def test_states_follow_the_exit_code(server: Server) -> None:
+    for run, more, state in (
+        ("ok", {"complete": True, "exitcode": 0}, "finished"),
+        ("no", {"complete": True, "exitcode": 255}, "failed"),
+        ("pre", {"preempting": True, "complete": True, "exitcode": 1}, "preempted"),
+    ):
+        server.upsert("p", run)
+        assert server.stream("p", run, **more).ok
+        assert wait_until_drained(server, run)["state"] == state
+
+
+def test_a_run_that_falls_silent_crashes_and_one_that_beats_does_not(server: Server) -> None:
+    server.upsert("p", "silent")
+    server.upsert("p", "beating")
+    server.upsert("p", "pending", state="pending")
+    end = time.monotonic() + 20
+    while held(server, "silent")["state"] == "running":
+        assert time.monotonic() < end
+        assert server.stream("p", "beating").ok
+        time.sleep(0.2)
+    assert held(server, "silent")["state"] == "crashed"
+    assert held(server, "beating")["state"] == "running"
+    assert held(server, "pending")["state"] == "pending"
+    assert server.stream("p", "beating", complete=True, exitcode=0).ok
+
+
+def test_a_stop_is_passed_on_to_the_client(server: Server) -> None:
+    run = server.upsert("p", "stop")
+    server.graphql("mutation($id: ID!) { stopRun(input: {id: $id}) { success } }", id=run["id"])
+    assert server.stream("p", "stop").json() == {"stopped": True}
+    assert server.stream("p", "stop", complete=True, exitcode=0).ok
+
+
+def test_a_null_leaves_an_attribute_as_it_is(server: Server) -> None:
+    server.upsert("p", "nulls", displayName="a", notes="b", tags=["c"], config='{"d":{"value":1}}', groupName="e")
+    server.upsert("p", "nulls", displayName=None, notes="new", tags=None, config=None, groupName=None)
+    query = """{ project(name: "p", entityName: "local") { run(name: "nulls") { displayName notes tags config group } } }"""
+    assert server.graphql(query)["project"]["run"] == {
+        "displayName": "a", "notes": "new", "tags": ["c"], "config": '{"d":{"value":1}}', "group": "e"
+    }  # fmt: skip
+    assert server.stream("p", "nulls", complete=True, exitcode=0).ok
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", "x" * 200, "a#b", "line\nbreak"])
+def test_names_that_cannot_stand_in_a_path_are_refused(server: Server, name: str) -> None:
+    query = "mutation($i: UpsertBucketInput!) { upsertBucket(input: $i) { inserted } }"
+    for field in ("name", "modelName", "entityName"):
+        if name == "" and field != "name":
+            continue  # an empty project or entity is the default one, as on W&B
+        given = {"name": "n", "modelName": "p", "entityName": "local"} | {field: name}
+        answer = server.post("/graphql", {"query": query, "variables": {"i": given}}).json()
+        assert "cannot be the name" in answer["errors"][0]["message"], answer
+
+
+def test_a_run_made_by_many_at_once_is_made_once(server: Server) -> None:
+    seen: list[dict[str, Any]] = []
+    threads = [threading.Thread(target=lambda: seen.append(server.upsert("p", "race"))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({s["id"] for s in seen}) == 1 and [s["inserted"] for s in seen].count(True) == 1
+    assert server.stream("p", "race", complete=True, exitcode=0).ok
+
+
+def test_many_rows_are_drained_while_the_run_goes_on(tmp_path: Path) -> None:
+    """Past a threshold live lines become segments; rows before and after it are one history."""
+    with serving(tmp_path / "mirror") as server:
+        server.upsert("p", "long")
+        text = "y" * 2000
+        rows = lines(0, 12_000, text=text)
+        for offset in range(0, 12_000, 2_000):
+            assert post(server, "long", offset, rows[offset : offset + 2_000]).ok
+        end = time.monotonic() + 60
+        while not list((server.root / "data" / "history").rglob("*.parquet")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        more = lines(12_000, 50)
+        assert post(server, "long", 12_000, more).ok
+        found = held(server, "long")
+        assert found["historyLineCount"] == 12_050 == len(found["history"])
+        assert [json.loads(t)["_step"] for t in found["history"]] == list(range(12_050))
+        assert found["historyKeys"]["keys"]["x"]["typeCounts"] == [{"type": "number", "count": 12_050}]
+        assert post(server, "long", 12_050, [], complete=True, exitcode=0).ok
+        found = wait_until_drained(server, "long")
+        assert [json.loads(t)["_step"] for t in found["history"]] == list(range(12_050))
+
+
+# -- kill -9 of the server ----------------------------------------------------------------------------------
+
+
+def stream_until_told(server: Server, run: str, stop: threading.Event, acknowledged: dict[str, list[str]]) -> None:
+    """A client as the SDK is one: it posts rows in pieces, and repeats a piece until it is acknowledged."""
+    rng = random.Random(run)
+    mine = acknowledged[run] = []
+    while not stop.is_set():
+        n = rng.randrange(1, 40)
+        piece = [json.dumps({"_step": len(mine) + i, "me": run, "x": rng.random()}) for i in range(n)]
+        while True:
+            try:
+                if post(server, run, len(mine), piece).ok:
+                    mine += piece
+                    break
+            except requests.RequestException:
+                pass
+            if stop.is_set():
+                return
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_acknowledged_rows_survive_kill_9_of_the_server_and_come_once(tmp_path: Path) -> None:
+    server = Server(tmp_path / "mirror")
+    server.start()
+    runs = [f"k{n}" for n in range(4)]
+    for run in runs:
+        server.upsert("p", run, config=json.dumps({"run": {"value": run}}))
+    stop, acknowledged = threading.Event(), {}  # type: ignore[var-annotated]
+    threads = [threading.Thread(target=stream_until_told, args=(server, r, stop, acknowledged)) for r in runs]
+    for thread in threads:
+        thread.start()
+    rng = random.Random(7)
+    try:
+        for _ in range(8):
+            time.sleep(rng.uniform(0.2, 1.0))
+            server.kill()
+            server.start()
+            # Runs that come and go beside: their drains are what a kill may hit.
+            name = f"short{rng.randrange(10**9)}"
+            server.upsert("p", name)
+            assert post(server, name, 0, lines(0, 5), complete=True, exitcode=0).ok
+            acknowledged[name] = lines(0, 5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    try:
+        for run, sent in acknowledged.items():
+            found = held(server, run)
+            # A piece whose acknowledgement was lost may be there too, but then as the next rows.
+            got = [json.loads(t) for t in found["history"]]
+            assert got[: len(sent)] == [json.loads(t) for t in sent], run
+            assert [r["_step"] for r in got] == list(range(len(got)))
+            assert server.stream("p", run, complete=True, exitcode=0).ok
+            again = [json.loads(t) for t in wait_until_drained(server, run)["history"]]
+            assert again == got
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_a_killed_server_does_not_end_an_sdk_run(tmp_path: Path) -> None:
+    script = (
+        "import time, wandb\n"
+        "s = wandb.Settings(x_file_stream_retry_wait_min_seconds=0.1, x_file_stream_retry_wait_max_seconds=0.5,\n"
+        "                   x_file_stream_transmit_interval=0.2)\n"
+        "run = wandb.init(project='p', id='sdk', settings=s)\n"
+        "for i in range(400):\n    run.log({'x': i})\n    time.sleep(0.02)\n"
+        "run.finish()"
+    )
+    server = Server(tmp_path / "mirror", "--crash-after", "60")
+    server.start()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], env=os.environ | server.env, cwd=server.env["WANDB_DIR"]
+        )
+        time.sleep(3)
+        for _ in range(3):
+            server.kill()
+            time.sleep(0.3)
+            server.start()
+            time.sleep(1.5)
+        assert process.wait(180) == 0
+        found = wait_until_drained(server, "sdk")
+        assert found["state"] == "finished"
+        assert [json.loads(t)["x"] for t in found["history"]] == list(range(400))
+    finally:
+        server.stop()
+
+
+def test_heartbeats_are_judged_after_a_restart_too(tmp_path: Path) -> None:
+    with serving(tmp_path / "mirror", "--crash-after", "2") as server:
+        server.upsert("p", "orphan")
+        assert post(server, "orphan", 0, lines(0, 3)).ok
+        server.kill()
+        server.start()
+        assert held(server, "orphan")["state"] == "running"  # its client may come back
+        end = time.monotonic() + 20
+        while held(server, "orphan")["state"] != "crashed" and time.monotonic() < end:
+            time.sleep(0.1)
+        found = wait_until_drained(server, "orphan")
+        assert found["state"] == "crashed" and found["history"] and len(found["history"]) == 3
