@@ -216,7 +216,9 @@ def test_a_stop_is_passed_on_to_the_client(server: Server) -> None:
 def test_a_null_leaves_an_attribute_as_it_is(server: Server) -> None:
     server.upsert("p", "nulls", displayName="a", notes="b", tags=["c"], config='{"d":{"value":1}}', groupName="e")
     server.upsert("p", "nulls", displayName=None, notes="new", tags=None, config=None, groupName=None)
-    query = """{ project(name: "p", entityName: "local") { run(name: "nulls") { displayName notes tags config group } } }"""
+    query = (
+        """{ project(name: "p", entityName: "local") { run(name: "nulls") { displayName notes tags config group } } }"""
+    )
     assert server.graphql(query)["project"]["run"] == {
         "displayName": "a", "notes": "new", "tags": ["c"], "config": '{"d":{"value":1}}', "group": "e"
     }  # fmt: skip
