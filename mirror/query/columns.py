@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirror.errors import UsageError
-from mirror.query.sql import Result, sandbox
+from mirror.query.sql import execute
 
 if TYPE_CHECKING:
     from sqlglot.expressions import Expression as Expr
@@ -32,7 +32,7 @@ def expression(reader: Reader, name: str, selection: Selection) -> Expr:
     from mirror.query.filters.sql import column, text
     from mirror.query.filters.tree import Attribute
 
-    columns = Result(sandbox(reader), "select * from runs", None).columns
+    columns = execute(reader, "select * from runs").columns
     if name in columns:
         return exp.alias_(column(name, "runs"), name, quoted=True)
     if name == "path":
@@ -81,7 +81,7 @@ def _kind(reader: Reader, value: Expr, selection: Selection) -> str:
                max(length(v::varchar)) as longest
         from ({written(values)}) where v is not null group by 1
     """
-    found: dict[str, int] = dict(Result(sandbox(reader), query, None).fetchall())
+    found: dict[str, int] = dict(execute(reader, query).fetchall())
     longest = found.get("LONG", 0)
     kinds = found.keys() - {"NULL"}
     if kinds and kinds <= _INTEGERS and longest <= _LONGEST_HUGEINT:

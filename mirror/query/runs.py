@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import AmbiguousError, NotFoundError, UsageError
 from mirror.paths import WandbPath, canonical_source, parse
 from mirror.query.filters import Filter
-from mirror.query.sql import Result, sandbox
+from mirror.query.sql import Result, execute
 
 if TYPE_CHECKING:
     from sqlglot.expressions import Expression as Expr
@@ -77,14 +77,14 @@ def listing(reader: Reader, selection: Selection, columns: Sequence[str] = DEFAU
 
     for path in selection.paths:
         check_held(reader, path, selection.source)
-    return Result(sandbox(reader), selection.sql([expression(reader, name, selection) for name in columns]), None)
+    return execute(reader, selection.sql([expression(reader, name, selection) for name in columns]))
 
 
 def rids(reader: Reader, selection: Selection) -> list[int]:
     """The selected runs as rids, in order."""
     from mirror.query.filters.sql import column
 
-    return [row[0] for row in Result(sandbox(reader), selection.sql([column("rid", "runs")]), None)]
+    return [row[0] for row in execute(reader, selection.sql([column("rid", "runs")]))]
 
 
 def find_run(reader: Reader, path: str, source: str | None = None) -> Mapping[str, Any]:
@@ -97,7 +97,7 @@ def find_run(reader: Reader, path: str, source: str | None = None) -> Mapping[st
     from sqlglot import exp
 
     query = Selection([wanted], source).sql([exp.Star()])
-    found = Result(sandbox(reader), query, None)
+    found = execute(reader, query)
     rows = [dict(zip(found.columns, row, strict=True)) for row in found]
     if not rows:
         raise NotFoundError(_missing_run(reader, wanted, path))
@@ -115,25 +115,20 @@ def find_run(reader: Reader, path: str, source: str | None = None) -> Mapping[st
 def check_held(reader: Reader, path: WandbPath, source: str | None) -> None:
     from sqlglot import exp
 
-    if Result(sandbox(reader), Selection([path], source, limit=1).sql([exp.Literal.number(1)]), None).fetchone():
+    if execute(reader, Selection([path], source, limit=1).sql([exp.Literal.number(1)])).fetchone():
         return
     if path.run_id is not None:
         raise NotFoundError(_missing_run(reader, path, path.text))
-    held = [
-        f"{entity}/{project}"
-        for entity, project in Result(
-            sandbox(reader),
-            "select distinct entity, project from projects union select entity, project from runs",
-            None,
-        )
-    ]
+    query = """select entity || '/' || project from projects union select entity || '/' || project from runs
+               union select entity || '/' || project from sync_log"""
+    held = [row[0] for row in execute(reader, query)]
     if path.text not in held:  # a project without runs is an empty list
         raise NotFoundError(f"the mirror holds nothing of `{path.text}`; {_held(held, path.text)}")
 
 
 def _missing_run(reader: Reader, path: WandbPath, text: str) -> str:
     query = "select entity || '/' || project || '/' || run_id from runs where run_id = $id or name = $id order by 1"
-    near = [row[0] for row in Result(sandbox(reader), query, {"id": path.run_id})]
+    near = [row[0] for row in execute(reader, query, {"id": path.run_id})]
     hint = f"did you mean {_some(near)}?" if near else "`mirror runs` lists what it holds"
     return f"the mirror holds no run `{text}`; {hint}"
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mirror.errors import QueryError, StoreError
 from mirror.query.statement import check
+from mirror.store.views import literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,37 +52,32 @@ class Result:
     Every form runs the query again, on the same state of the mirror. Iterating streams, with flat memory.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, sql: str, params: Params) -> None:
-        self._db = db
+    def __init__(self, sandbox: Sandbox, sql: str, params: Params = None) -> None:
+        self._sandbox = sandbox
         self._sql = sql
         self._params: Any = dict(params) if isinstance(params, Mapping) else list(params) if params else None
-        with _explained(db, sql):
-            check(db, sql)
+        with sandbox.explained(sql):
+            check(sandbox.cursor(), sql)
             self.columns, self.types = self._described()
 
     def _described(self) -> tuple[list[str], list[str]]:
-        cursor = self._cursor()
+        cursor = self._sandbox.cursor()
         if hasattr(cursor, "fetch_record_batch"):  # DuckDB 1: binding with parameters would run the query anyway
             described = cursor.execute(self._sql, self._params).description or []
             return [d[0] for d in described], [str(d[1]) for d in described]
         try:
             relation = cursor.sql(self._sql, params=self._params)
         except Exception:
-            self._cursor().execute(self._sql, self._params)  # the same error, but with its position
+            self._sandbox.cursor().execute(self._sql, self._params)  # the same error, but with its position
             raise
         return list(relation.columns), [str(t) for t in relation.types]
-
-    def _cursor(self) -> duckdb.DuckDBPyConnection:
-        cursor = self._db.cursor()
-        cursor.execute("begin transaction read only")
-        return cursor
 
     # -- rows -----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Row]:
         """The rows as tuples, a few thousand in memory at a time."""
-        with _explained(self._db, self._sql):
-            cursor = self._cursor().execute(self._sql, self._params)
+        with self._sandbox.explained(self._sql):
+            cursor = self._sandbox.cursor().execute(self._sql, self._params)
             while rows := cursor.fetchmany(_ROWS):
                 yield from rows
 
@@ -95,16 +93,24 @@ class Result:
 
     def batches(self, rows: int = _ARROW_ROWS) -> pyarrow.RecordBatchReader:
         """The rows as Arrow record batches of about `rows` rows, streamed."""
-        with _explained(self._db, self._sql):
-            cursor = self._cursor()
+        import pyarrow
+
+        with self._sandbox.explained(self._sql):
+            cursor = self._sandbox.cursor()
             if hasattr(cursor, "fetch_record_batch"):
-                return cursor.execute(self._sql, self._params).fetch_record_batch(rows)
-            return cursor.sql(self._sql, params=self._params).to_arrow_reader(rows)
+                found = cursor.execute(self._sql, self._params).fetch_record_batch(rows)
+            else:
+                found = cursor.sql(self._sql, params=self._params).to_arrow_reader(rows)
+
+        def explained() -> Iterator[pyarrow.RecordBatch]:
+            with self._sandbox.explained(self._sql):
+                yield from found
+
+        return pyarrow.RecordBatchReader.from_batches(found.schema, explained())
 
     def arrow(self) -> pyarrow.Table:
         """An Arrow table. HUGEINT (what sum() of integers gives) comes as DECIMAL(38, 0), exact."""
-        with _explained(self._db, self._sql):
-            return self.batches().read_all()
+        return self.batches().read_all()
 
     def pl(self) -> polars.DataFrame:
         """A polars data frame (`pip install 'wandb-mirror[polars]'`)."""
@@ -112,23 +118,10 @@ class Result:
         return polars.from_arrow(self.arrow())  # type: ignore[no-any-return]
 
     def df(self) -> Any:
-        """A pandas data frame (`pip install 'wandb-mirror[pandas]'`).
+        """A pandas data frame (`pip install 'wandb-mirror[pandas]'`); frames.py says how integers stay exact."""
+        from mirror.query.frames import to_pandas
 
-        Integers stay exact: columns with nulls become pandas' Int64, HUGEINT becomes int64 where all values fit and
-        Python integers where not."""
-        pandas = _imported("pandas")
-        table = self.arrow()
-        nullable = {
-            name: pandas.array([], dtype=f"{'U' if 'u' in str(kind) else ''}Int{kind.bit_width}").dtype
-            for name, kind in ((str(f.type), f.type) for f in table.schema)
-            if name in _INTEGERS
-        }
-        with_nulls = {f.type for i, f in enumerate(table.schema) if str(f.type) in _INTEGERS and table[i].null_count}
-        frame = table.to_pandas(types_mapper=lambda kind: nullable[str(kind)] if kind in with_nulls else None)
-        for i, kind in enumerate(self.types):
-            if kind in ("HUGEINT", "UHUGEINT"):
-                frame.isetitem(i, _integers(frame.iloc[:, i], pandas))
-        return frame
+        return to_pandas(self.arrow(), self.types, _imported("pandas"))
 
     # -- looking --------------------------------------------------------------------------------------------
 
@@ -155,14 +148,6 @@ class Result:
 
 
 _SHOWN = 20
-_INTEGERS = {"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
-
-
-def _integers(series: Any, pandas: Any) -> Any:
-    whole = [None if v is None else int(v) for v in series]
-    if all(v is None or -(2**63) <= v < 2**63 for v in whole):
-        return pandas.array(whole, dtype="Int64") if None in whole else pandas.array(whole, dtype="int64")
-    return pandas.Series(whole, dtype=object, index=series.index)
 
 
 def _imported(name: str) -> Any:
@@ -176,51 +161,60 @@ def _imported(name: str) -> Any:
 
 # -- the sandbox --------------------------------------------------------------------------------------------
 
-_sandboxes: weakref.WeakKeyDictionary[Snapshot, duckdb.DuckDBPyConnection] = weakref.WeakKeyDictionary()
+
+class Sandbox:
+    """A locked database in memory over one state of a mirror. Connections to it may be used side by side."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._db = reader.database()
+        self._files = reader.files
+        self._lock = threading.Lock()
+        spill = tempfile.mkdtemp(prefix="mirror-sql-")
+        weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
+        allowed = ", ".join(literal(path) for path in self._files)
+        for setting in (
+            f"temp_directory = {literal(spill)}",
+            "python_enable_replacements = false",
+            "autoinstall_known_extensions = false",
+            "autoload_known_extensions = false",
+            "errors_as_json = true",
+            f"allowed_paths = [{allowed}]",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            self._db.execute(f"set global {setting}")
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection in a read-only transaction."""
+        with self._lock:
+            cursor = self._db.cursor()
+        cursor.execute("begin transaction read only")
+        return cursor
+
+    @contextmanager
+    def explained(self, sql: str) -> Iterator[None]:
+        """Turn DuckDB's exceptions (pyarrow's too, when it reads for DuckDB) into ours, of one line."""
+        import duckdb
+
+        try:
+            yield
+        except duckdb.InterruptException:
+            raise KeyboardInterrupt from None
+        except (duckdb.Error, OSError) as e:
+            from mirror.query.complaint import complaint
+
+            lost = next((path for path in self._files if path in str(e) and not Path(path).exists()), None)
+            if lost is not None:
+                raise StoreError(f"`{lost}` is gone: ask again, or run `mirror repair` if it stays so") from e
+            raise QueryError(complaint(e, sql, self.cursor())) from e
 
 
-def sandbox(reader: Reader) -> duckdb.DuckDBPyConnection:
-    """The locked database for the state the reader is pinned to; made once a state."""
+_sandboxes: weakref.WeakKeyDictionary[Snapshot, Sandbox] = weakref.WeakKeyDictionary()
+
+
+def sandbox(reader: Reader) -> Sandbox:
+    """The sandbox for the state the reader is pinned to; made once a state."""
     found = _sandboxes.get(reader.snapshot)
     if found is None:
-        found = _sandboxes[reader.snapshot] = _locked(reader.database(), reader.files)
+        found = _sandboxes[reader.snapshot] = Sandbox(reader)
     return found
-
-
-def _locked(db: duckdb.DuckDBPyConnection, files: Sequence[str]) -> duckdb.DuckDBPyConnection:
-    spill = tempfile.mkdtemp(prefix="mirror-sql-")
-    weakref.finalize(db, shutil.rmtree, spill, ignore_errors=True)
-    allowed = ", ".join(_literal(path) for path in files)
-    for setting in (
-        f"temp_directory = {_literal(spill)}",
-        "python_enable_replacements = false",
-        "autoinstall_known_extensions = false",
-        "autoload_known_extensions = false",
-        "errors_as_json = true",
-        f"allowed_paths = [{allowed}]",
-        "enable_external_access = false",
-        "lock_configuration = true",
-    ):
-        db.execute(f"set global {setting}")
-    return db
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-@contextmanager
-def _explained(db: duckdb.DuckDBPyConnection, sql: str) -> Iterator[None]:
-    """Turn DuckDB's exceptions into QueryErrors of one line."""
-    import duckdb
-
-    from mirror.query.complaint import complaint
-
-    try:
-        yield
-    except duckdb.InterruptException:
-        raise KeyboardInterrupt from None
-    except duckdb.IOException as e:
-        raise StoreError(f"{complaint(e, sql, db)}; if it stays, `mirror repair` looks for damage") from e
-    except duckdb.Error as e:
-        raise QueryError(complaint(e, sql, db)) from e

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.paths import WandbPath
 from mirror.query.runs import check_held, condition
-from mirror.query.sql import Result, sandbox
+from mirror.query.sql import execute
 
 if TYPE_CHECKING:
     from mirror.store import Reader
@@ -131,7 +131,7 @@ def _size(path: Any) -> int:
 
 
 def _rows(reader: Reader, query: str) -> list[dict[str, Any]]:
-    found = Result(sandbox(reader), query, None)
+    found = execute(reader, query)
     return [dict(zip(found.columns, row, strict=True)) for row in found]
 
 
