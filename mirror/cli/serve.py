@@ -43,6 +43,11 @@ def command(
     """Serve a mirror to W&B's SDK: `wandb.Api()` scripts read from it, `wandb.init()` logs into it.
 
     Set WANDB_BASE_URL and WANDB_API_KEY to what is printed at the start; nothing else changes.
+
+    \b
+    Examples:
+      mirror serve --mirror wandb-mirror --port 8080       log into it, read from it
+      mirror serve --mirror wandb-mirror --read-only       let scripts read, change nothing
     """
     from mirror.server.runner import serve
 
