@@ -108,7 +108,8 @@ def test_ranges(server: Server) -> None:
 
 
 CLIMBERS = [
-    "../x", "a/../../x", "/etc/passwd", "..", ".", "a//b", "a/./b", "a\\b", "..\\x", "C:/x", "a\x00b", "a\nb", "", "a/", "x" * 2000,
+    "../x", "a/../../x", "/etc/passwd", "..", ".", "a//b", "a/./b", "a\\b", "..\\x", "C:/x", "a\x00b", "a\nb", "",
+    "a/", "x" * 2000,
 ]  # fmt: skip
 
 
@@ -211,7 +212,8 @@ def test_a_cut_upload_leaves_nothing(server: Server) -> None:
 @pytest.mark.parametrize(
     ("pattern", "name", "match"),
     [("%.json", "a/b.json", True), ("%.json", "a.jsonl", False), ("_.txt", "a.txt", True), ("_.txt", "ab.txt", False),
-     ("a.b", "axb", False), ("100\\%", "100%", True), ("100\\%", "100x", False), ("%A%", "bab", True), ("", "a", False)],
+     ("a.b", "axb", False), ("100\\%", "100%", True), ("100\\%", "100x", False), ("%A%", "bab", True),
+     ("", "a", False)],
 )  # fmt: skip
 def test_patterns_are_sql_like(pattern: str, name: str, match: bool) -> None:
     assert bool(like(pattern).fullmatch(name)) is match

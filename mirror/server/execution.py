@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import graphql.execution
 from graphql import (
     DocumentNode,
     FieldNode,
@@ -30,12 +31,28 @@ from graphql import (
 
 from mirror.errors import MirrorError
 from mirror.server.limits import MAX_TOKENS, Refused, check_document
+from mirror.server.rows import Texts
 
 Resolver = Callable[..., Any]
 Resolvers = Mapping[str, Mapping[str, Resolver]]
 
 _QUOTED = re.compile(r"'([^']*)'")
 _DOCUMENTS = 256
+
+
+# graphql-core 3.3 executes with an `Executor`, 3.2 with an `ExecutionContext`.
+_BASE: Any = getattr(graphql.execution, "Executor", None) or graphql.execution.ExecutionContext
+_EXECUTOR = "executor_class" if hasattr(graphql.execution, "Executor") else "execution_context_class"
+
+
+class _Executor(_BASE):  # type: ignore[misc]
+    """Completes a page of thousands of row texts as one value: item by item it takes as long as reading them."""
+
+    def complete_list_value(self, return_type: Any, *args: Any, **kwargs: Any) -> Any:
+        for given in args:
+            if type(given) is Texts:
+                return given
+        return super().complete_list_value(return_type, *args, **kwargs)
 
 
 @cache
@@ -127,7 +144,12 @@ def run(
 ) -> dict[str, Any]:
     """The response object: `data`, and `errors` if there are any. Never raises."""
     result = execute_sync(
-        schema(), document, context_value=context, variable_values=variables, operation_name=operation_name or None
+        schema(),
+        document,
+        context_value=context,
+        variable_values=variables,
+        operation_name=operation_name or None,
+        **{_EXECUTOR: _Executor},
     )
     response: dict[str, Any] = {"data": result.data}
     if result.errors:
@@ -137,8 +159,11 @@ def run(
 
 def _error(error: GraphQLError) -> dict[str, Any]:
     cause = error.original_error
-    message = wire_message(error.message)
-    if cause is not None and not isinstance(cause, (GraphQLError, MirrorError, Refused)):
+    if isinstance(cause, (MirrorError, Refused)):
+        message = str(cause)
+    elif cause is None or isinstance(cause, GraphQLError):
+        message = wire_message(error.message)
+    else:
         traceback.print_exception(cause, file=sys.stderr)
         message = f"internal error ({type(cause).__name__}): see the server's log"
     found: dict[str, Any] = {"message": message}

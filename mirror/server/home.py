@@ -134,11 +134,11 @@ class Look:
 
     def by_creation(self, entity: str, project: str) -> list[int]:
         """rids of all runs of a project, oldest first."""
-        live = self._live_in(entity, project)
-        stored = [p for p in self.shelf.index.of_project(entity, project) if p.rid not in live]
-        dated = [(p.created_at or 0, p.rid) for p in stored]
-        dated += [(to_micros(r.created_at) or 0, rid) for rid, r in live.items()]
-        return [rid for _, rid in sorted(dated)]
+        stored = self.shelf.by_creation(entity, project)
+        if live := self._live_in(entity, project):
+            stored = [run for run in stored if run[1] not in live]
+            stored = sorted(stored + [(to_micros(r.created_at) or 0, rid) for rid, r in live.items()])
+        return [rid for _, rid in stored]
 
     def _live_in(self, entity: str, project: str) -> dict[int, Run]:
         return {rid: r for rid, r in self.live.items() if (r.key.entity, r.key.project) == (entity, project)}
@@ -149,11 +149,17 @@ class Look:
         return {*(p.entity for p in self.shelf.projects()), *(r.key.entity for r in self.live.values())}
 
     def has_project(self, entity: str, project: str) -> bool:
-        return bool(self.projects(entity, project))
+        return bool(
+            self._live_in(entity, project)
+            or self.shelf.by_creation(entity, project)
+            or any((p.entity, p.name) == (entity, project) for p in self.shelf.projects())
+        )
 
     def run_count(self, entity: str, project: str) -> int:
         """Runs of a project over all sources."""
-        return len(self.by_creation(entity, project))
+        live = self._live_in(entity, project)
+        new = sum(rid not in self.shelf.index.places for rid in live)
+        return len(self.shelf.by_creation(entity, project)) + new
 
     def projects(self, entity: str, project: str | None = None) -> list[Project]:
         """An entity's projects by name, or one of them; the same name in several sources is one project here."""

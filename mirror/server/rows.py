@@ -11,6 +11,10 @@ import orjson
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class Texts(list[str]):
+    """Many texts that go out as they are: GraphQL need not look at each of them."""
+
+
 def parse_row(line: str | bytes) -> dict[str, Any]:
     """The row. Bare NaN and Infinity tokens, control characters and lone surrogates are taken as the SDK sends
     them; `ValueError` if the line is no JSON object."""

@@ -56,6 +56,7 @@ class Shelf:
         self._reader: Reader | None = None
         self._overlay: tuple[int, Reader] | None = None
         self._projects: list[Project] | None = None
+        self._by_creation: dict[tuple[str, str], list[tuple[int, int]]] = {}
 
     @property
     def number(self) -> int:
@@ -109,6 +110,14 @@ class Shelf:
         with self._lock:
             connection = self._tables(live, version).connect()
         return [rid for (rid,) in connection.execute(query, [entity, project]).fetchall()]
+
+    def by_creation(self, entity: str, project: str) -> list[tuple[int, int]]:
+        """(created_at in µs, rid) of all runs of a project, oldest first."""
+        name = (entity, project)
+        if name not in self._by_creation:
+            runs = self.index.of_project(entity, project)
+            self._by_creation[name] = sorted((p.created_at or 0, p.rid) for p in runs)
+        return self._by_creation[name]
 
     def _tables(self, live: Mapping[int, Run], version: int) -> Reader:
         """A reader of this snapshot with all tables and views. Making one costs more than most queries."""

@@ -11,7 +11,7 @@ from mirror.errors import UsageError
 from mirror.records import FileEntry, Stream
 from mirror.server import files, history, ids, logs
 from mirror.server.context import RunNode, context
-from mirror.server.rows import dumps
+from mirror.server.rows import Texts, dumps
 from mirror.server.wire import connection, paged, wire_time
 
 _TAIL = 10
@@ -29,10 +29,10 @@ def _rows(stream: Stream) -> Any:
         minStep: int | None = None,
         maxStep: int | None = None,
         samples: int | None = None,
-    ) -> list[str]:
+    ) -> Texts:
         if samples is None:
             samples = 500
-        return history.rows(node.look, node.found, stream, min_step=minStep, max_step=maxStep, samples=samples)
+        return Texts(history.rows(node.look, node.found, stream, min_step=minStep, max_step=maxStep, samples=samples))
 
     return resolve
 
