@@ -68,21 +68,21 @@ def write(rows: Rows, format: str, out: IO[bytes], *, terminal: bool = False, se
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name when it is whole, and not at all if writing it fails."""
-    if path.exists() and not path.is_file():  # a pipe, /dev/null
-        with path.open("wb") as out:
-            yield out
-        return
-    tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    ordinary = path.is_file() or not path.exists()  # not a pipe, not /dev/null
+    target = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") if ordinary else path
     try:
-        with tmp.open("xb") as out:
+        with target.open("xb" if ordinary else "wb") as out:
             yield out
-            out.flush()
-            os.fsync(out.fileno())
-        tmp.replace(path)
+            if ordinary:
+                out.flush()
+                os.fsync(out.fileno())
+        if ordinary:
+            target.replace(path)
     except OSError as e:
         raise MirrorError(f"cannot write `{path}`: {e.strerror or e}; choose another file with -o") from e
     finally:
-        tmp.unlink(missing_ok=True)
+        if ordinary:
+            target.unlink(missing_ok=True)
 
 
 def unique(names: Iterable[str]) -> list[str]:

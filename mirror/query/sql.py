@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -127,8 +128,7 @@ class Result:
 
     @cached_property
     def _head(self) -> list[Row]:
-        rows = iter(self)
-        return [row for row, _ in zip(rows, range(_SHOWN + 1), strict=False)]
+        return list(islice(self, _SHOWN + 1))
 
     def __repr__(self) -> str:
         from mirror.query.text import aligned

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
@@ -92,7 +93,7 @@ def aligned(
     """Lines of a plain table. Widths come from the first `look_ahead` rows, so that any number of rows streams."""
     right = [is_numeric(kind) for kind in types]
     waiting = iter(rows)
-    first = [[cell(v) for v in row] for row, _ in zip(waiting, range(look_ahead), strict=False)]
+    first = [[cell(v) for v in row] for row in islice(waiting, look_ahead)]
     head = [safe(name) for name in names]
     widths = [max((width(line[i]) for line in [head, *first]), default=0) for i in range(len(head))]
 
