@@ -420,6 +420,7 @@ def from_nodes(lab: Lab, table: str, truth: Truth) -> list[tuple[str, Any]]:
     nodes = lab.copy.sql(
         f"select path, type, num, str from {table} where run_id = ? order by length(path) desc", truth.run_id
     )
+    document = json.loads(lab.copy.sql(f"select {table} from runs where run_id = ?", truth.run_id)[0][0] or "null")
     values: dict[str, Any] = {}
     for path, kind, num, text in nodes:
         match kind:
@@ -435,16 +436,15 @@ def from_nodes(lab: Lab, table: str, truth: Truth) -> list[tuple[str, Any]]:
             case "null":
                 value = None
             case _:
-                value = _number(num, text, path, truth, table, lab)
+                value = _number(num, text, path, document)
         values[path] = value
     return list(values.items())
 
 
-def _number(num: float | None, text: str | None, path: str, truth: Truth, table: str, lab: Lab) -> Any:
+def _number(num: float | None, text: str | None, path: str, document: Any) -> Any:
     """The documents' tables do not tell 4 from 4.0 (the JSON texts do): take the type from there."""
     if text is not None:
         return json.loads(text)
-    document = json.loads(lab.copy.sql(f"select {table} from runs where run_id = ?", truth.run_id)[0][0])
     for token in path.split("/")[1:]:
         name = token.replace("~1", "/").replace("~0", "~")
         document = document[int(name)] if isinstance(document, list) else document[name]
