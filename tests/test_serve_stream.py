@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,20 @@ def post(server: Server, run: str, offset: int, content: list[str], **more: Any)
     return server.stream("p", run, files=files, **more)
 
 
+def live_runs(server: Server) -> list[str]:
+    """Names of the runs whose lines lie in the spool."""
+    found = []
+    for path in (server.root / "live").glob("*/run.jsonl"):
+        with suppress(FileNotFoundError):  # drained this moment
+            found.append(json.loads(path.read_text().splitlines()[-1])["key"]["run_id"])
+    return found
+
+
 def wait_until_drained(server: Server, run: str, seconds: float = 30) -> dict[str, Any]:
     """Wait until the run is in segments, as another process sees it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        live = [p for p in (server.root / "live").iterdir() if p.name.isdigit()]
-        names = [json.loads((p / "run.jsonl").read_text().splitlines()[-1])["key"]["run_id"] for p in live]
-        if run not in names:
+        if run not in live_runs(server):
             return held(server, run)
         time.sleep(0.05)
     raise AssertionError(f"{run} stays live")
@@ -360,6 +368,35 @@ def test_a_killed_server_does_not_end_an_sdk_run(tmp_path: Path) -> None:
         assert [json.loads(t)["x"] for t in found["history"]] == list(range(400))
     finally:
         server.stop()
+
+
+def test_what_a_crash_leaves_half_written_is_mended(tmp_path: Path) -> None:
+    with serving(tmp_path / "mirror") as server:
+        server.upsert("p", "torn", notes="before")
+        assert post(server, "torn", 0, lines(0, 3)).ok
+        for percent in range(5):
+            log = {"output.log": {"offset": 1, "content": [f"{percent} %"]}}
+            assert server.stream("p", "torn", files=log).ok
+        before = held(server, "torn")
+        server.kill()
+        (folder,) = (p for p in (server.root / "live").iterdir() if p.name.isdigit())
+        for path in folder.iterdir():
+            with path.open("ab") as file:
+                file.write(path.read_bytes().splitlines(keepends=True)[-1][:-2])
+        gone = folder.with_suffix(".gone")  # the folder of a run that had just been drained
+        gone.mkdir()
+        (gone / "run.jsonl").write_bytes((folder / "run.jsonl").read_bytes())
+        server.start()
+        assert held(server, "torn") == before and not gone.exists()
+        assert (before["logLineCount"], before["historyLineCount"]) == (2, 3)
+        server.upsert("p", "torn", notes="after")
+        assert post(server, "torn", 3, lines(3, 2)).ok
+        server.kill()
+        server.start()
+        found = held(server, "torn")
+        assert found["history"] == lines(0, 5)
+        assert post(server, "torn", 5, [], complete=True, exitcode=0).ok
+        assert [json.loads(t)["_step"] for t in wait_until_drained(server, "torn")["history"]] == list(range(5))
 
 
 def test_heartbeats_are_judged_after_a_restart_too(tmp_path: Path) -> None:

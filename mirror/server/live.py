@@ -155,11 +155,15 @@ class LiveRuns:
         with self._opening:
             if rid in self._runs and self._spooled(rid):
                 return
+            # The file list comes first: a run found without one after a crash would be drained without its files.
+            path = self._files_path(rid)
+            path.parent.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True)
+            if files:
+                self._append_files(rid, files.values())
             self.spool.open(rid, run, drained=drained)
             live = self._hold(rid, run, time.time())
-        live.files = dict(files)
-        if files:
-            self._append_files(rid, files.values())
+            live.files = dict(files)
 
     @contextmanager
     def held(self, rid: int) -> Iterator[LiveRun | None]:

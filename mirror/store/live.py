@@ -10,6 +10,7 @@ dropped. Files are named by the number of their first line, so draining the same
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 SpoolStream = Literal["history", "system", "logs"]
 STREAMS: tuple[SpoolStream, ...] = ("history", "system", "logs")
+_GONE = ".gone"
 _DRAIN_ROWS = 10_000
 
 
@@ -63,7 +65,10 @@ class Spool:
         self._runs: dict[int, _LiveRun] = {}
         self.layout.live.mkdir(exist_ok=True)
         for folder in sorted(self.layout.live.iterdir()):
+            if folder.suffix == _GONE:
+                shutil.rmtree(folder)
             if folder.name.isdigit() and (run := last_version(folder)):
+                _cut_torn_line(folder / "run.jsonl")
                 self._runs[int(folder.name)] = live = _LiveRun(run)
                 for stream in STREAMS:
                     live.streams[stream] = self._resume(folder, stream)
@@ -75,6 +80,8 @@ class Spool:
             data = path.read_bytes()
             found.count = first + data.count(b"\n")
             found.bytes += len(data)
+        if stream == "logs":  # kept with their numbers, since lines are written again
+            found.count = max((number + 1 for number, _ in live_logs(folder)), default=0)
         return found
 
     # -- documents ----------------------------------------------------------------------------------------
@@ -95,6 +102,7 @@ class Spool:
             self._folder(rid).mkdir(exist_ok=True)
             sync_folder(self.layout.live)
             self._write(self._folder(rid) / "run.jsonl", run_json(run).encode() + b"\n")
+            sync_folder(self._folder(rid))
             self._runs[rid] = _LiveRun(run, {s: _Stream() for s in STREAMS})
         self.set_drained(rid, drained or {})
 
@@ -244,9 +252,10 @@ class Spool:
                 quiet = not any(path.name.startswith(STREAMS) for path in left) and live.run == run
                 if final and quiet:
                     del self._runs[rid]
-                    for path in folder.iterdir():
-                        path.unlink()
-                    folder.rmdir()
+                    # Killed halfway, a folder with some of its files left would be taken for a live run.
+                    gone = folder.with_suffix(_GONE)
+                    folder.rename(gone)
+                    shutil.rmtree(gone)
 
         return done
 
