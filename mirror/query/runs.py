@@ -119,11 +119,21 @@ def check_held(reader: Reader, path: WandbPath, source: str | None) -> None:
         return
     if path.run_id is not None:
         raise NotFoundError(_missing_run(reader, path, path.text))
-    query = """select entity || '/' || project from projects union select entity || '/' || project from runs
-               union select entity || '/' || project from sync_log"""
-    held = [row[0] for row in execute(reader, query)]
-    if path.text not in held:  # a project without runs is an empty list
-        raise NotFoundError(f"the mirror holds nothing of `{path.text}`; {_held(held, path.text)}")
+    held = [(row[0], row[1]) for row in execute(reader, _HELD)]
+    names = sorted({name for host, name in held if source in (None, host)})
+    if path.text in names:  # a project without runs is an empty list
+        return
+    where = "the mirror holds nothing" if source is None else f"the mirror holds nothing from `{source}`"
+    if source is not None and not names:
+        raise NotFoundError(f"{where}; it holds runs from {_some(sorted({host for host, _ in held}))}")
+    raise NotFoundError(f"{where} of `{path.text}`; {_near(names, path.text)}")
+
+
+_HELD = """
+select source, entity || '/' || project from projects
+union select source, entity || '/' || project from runs
+union select source, entity || '/' || project from sync_log
+"""
 
 
 def _missing_run(reader: Reader, path: WandbPath, text: str) -> str:
@@ -133,13 +143,13 @@ def _missing_run(reader: Reader, path: WandbPath, text: str) -> str:
     return f"the mirror holds no run `{text}`; {hint}"
 
 
-def _held(held: list[str], wanted: str) -> str:
+def _near(held: list[str], wanted: str) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(wanted, held, 1)
     if near:
         return f"did you mean `{near[0]}`?"
-    return f"it holds {_some(sorted(held))}" if held else "it is empty: `mirror sync ENTITY/PROJECT` fills it"
+    return f"it holds {_some(held)}" if held else "it is empty: `mirror sync ENTITY/PROJECT` fills it"
 
 
 def _some(names: Sequence[str]) -> str:
