@@ -247,6 +247,12 @@ def test_gzip_is_understood(server: Server) -> None:
     assert server.graphql(query)["project"]["run"]["history"] == [row]
 
 
+def test_every_answer_names_the_store(server: Server) -> None:
+    store_id = json.loads((server.root / "snapshot.json").read_text())["store_id"]
+    for answer in (ask(server, VIEWER), ask(server, VIEWER, ""), requests.get(f"{server.url}/ready", timeout=10)):
+        assert answer.headers["Mirror-Store"] == store_id
+
+
 def test_unknown_paths_answer_in_json(server: Server) -> None:
     for path in ("/nothing", "/graphql", "/files/a/b/c/file_stream"):
         found = requests.get(f"{server.url}{path}", timeout=10)
@@ -308,12 +314,12 @@ def test_read_only_answers_and_writes_nothing(tmp_path: Path) -> None:
     before = state_of(root)
     with serving(root, "--read-only") as server:
         query = """{ project(name: "p", entityName: "local") { readOnly
-            runs { edges { node { name state historyLineCount history(samples: 99) } } } } }"""
+            runs { edges { node { name state historyLineCount historyKeys history(samples: 99) } } } } }"""
         found = server.graphql(query)["project"]
         assert found["readOnly"] is True
         nodes = {e["node"]["name"]: e["node"] for e in found["runs"]["edges"]}
         assert [len(nodes[n]["history"]) for n in ("done", "going")] == [10, 3]
-        assert nodes["going"]["historyLineCount"] == 3
+        assert nodes["going"]["historyLineCount"] == 3 and nodes["going"]["historyKeys"]["lastStep"] == 2
         refused = ask(server, 'mutation { upsertBucket(input: {name: "x", modelName: "p"}) { inserted } }')
         assert refused.status_code == 403 and "read-only" in refused.json()["errors"][0]["message"]
         posted = server.stream("p", "going", files={})

@@ -31,6 +31,9 @@ from mirror.server.rows import dumps
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 
+STORE_HEADER = "Mirror-Store"
+"""Header of every answer: the id of the store that is served."""
+
 _MAX_ANONYMOUS = 20_000  # bytes of a query that is answered without a valid key
 _MAX_METADATA = 4 << 20
 _READ_ONLY = "this server is read-only (`mirror serve --read-only`): it takes no runs and no changes"
@@ -73,6 +76,12 @@ class Server:
 
     def _guarded(self, handler: Handler, *, anonymous: bool = False, signed: bool = False) -> Handler:
         async def guarded(request: Request) -> Response:
+            response = await answered(request)
+            # A sync from a server into the mirror it serves would chase its own tail: this tells it.
+            response.headers[STORE_HEADER] = self.home.store_id
+            return response
+
+        async def answered(request: Request) -> Response:
             try:
                 if not self._hosts.allows(request.headers.get("host")):
                     raise Refused(421, "this server does not answer to that host name: see `mirror serve --allow-host`")

@@ -15,7 +15,8 @@ from mirror.records import Stream
 from mirror.server import small_runs
 from mirror.server.home import Found, Home, Look
 from mirror.server.index import Place
-from mirror.server.rows import parse_row
+from mirror.server.keys import KeyCatalogue, from_metrics
+from mirror.server.rows import dumps, parse_row
 from mirror.server.shelf import Shelf
 from mirror.store.cells import rows_as_json
 from mirror.store.live import read_lines
@@ -75,6 +76,48 @@ def last(look: Look, found: Found, stream: Stream, n: int) -> list[str]:
     if place is None or missing <= 0:
         return lines[-n:]
     return _read(shelf, place, stream, f"row >= {_held(place, stream) - missing}") + lines
+
+
+def keys(look: Look, found: Found) -> dict[str, Any] | None:
+    """The key catalogue (`historyKeys`), with the rows of this moment."""
+    if not found.live:
+        whole = look.whole(found)
+        if whole.run.history_keys is not None:
+            return parse_row(whole.run.history_keys)
+        return (
+            _counted_keys(look.shelf, whole.stored.place) if whole.stored and whole.stored.place.history_rows else None
+        )
+    if look.home.live and (held := look.home.live.get(found.rid)):
+        return look.home.live.catalogue(held).document()
+    catalogue = KeyCatalogue(found.run.history_keys)
+    catalogue.add(_since(look, found, "history", found.run.history_line_count))
+    return catalogue.document()
+
+
+def system_summary(look: Look, found: Found) -> str | None:
+    """The last value of every system metric (`systemMetrics`), as JSON."""
+    if not found.live:
+        return look.whole(found).run.system_summary
+    if look.home.live and (held := look.home.live.get(found.rid)):
+        return look.home.live.system_summary(held)
+    summary = parse_row(found.run.system_summary or "{}")
+    for line in _since(look, found, "system", found.run.events_line_count):
+        summary |= parse_row(line)
+    return dumps(summary).decode() if summary else None
+
+
+def _since(look: Look, found: Found, stream: Stream, seen: int | None) -> Iterator[str]:
+    """Live lines that the documents of a run do not tell of yet (they tell of the first `seen` ones)."""
+    return read_lines(look.home.layout.live / str(found.rid), stream, seen or 0)
+
+
+def _counted_keys(shelf: Shelf, place: Place) -> dict[str, Any]:
+    """A catalogue from the table `metric`, for runs whose source gave none. The SDK reads no row without one."""
+    query = (
+        "select key, n_number + n_int + n_nonfinite, n_bool, n_string, n_null, n_json, last_step, last_v "
+        f"from {shelf.relation('metric', [place.rid])} where gen = {place.metric_gen} order by key, path_id"
+    )
+    return from_metrics(shelf.connect().execute(query).fetchall())
 
 
 def _settled(home: Home, rid: int, stream: Stream) -> tuple[Shelf, list[str]]:

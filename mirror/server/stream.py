@@ -16,7 +16,7 @@ import orjson
 from mirror.records import Run
 from mirror.server.home import Home
 from mirror.server.limits import Refused
-from mirror.server.live import LiveRun, LiveRuns
+from mirror.server.live import ENDED, LiveRun, LiveRuns
 from mirror.server.rows import one_line, parse_row
 from mirror.store.live import SpoolStream
 
@@ -77,6 +77,8 @@ def _is_news(post: dict[str, Any]) -> bool:
 
 
 def _take(live: LiveRuns, held: LiveRun, post: dict[str, Any]) -> dict[str, Any]:
+    if live.spool.run(held.rid).state in ENDED and not _is_news(post):
+        return {}
     files: dict[str, Any] = post.get("files") or {}
     rows = {stream: _checked_rows(name, files[name]) for name, stream in _ROWS.items() if name in files}
     for stream, (first, lines) in rows.items():

@@ -9,10 +9,8 @@ from urllib.parse import quote
 from graphql import GraphQLResolveInfo
 
 from mirror.records import Run
-from mirror.server import ids
+from mirror.server import history, ids
 from mirror.server.context import ProjectNode, RunNode, context
-from mirror.server.index import Place
-from mirror.server.keys import from_metrics
 from mirror.server.resolvers.people import user
 from mirror.server.resolvers.projects import internal_id
 from mirror.server.rows import dumps, parse_row
@@ -62,34 +60,6 @@ def _wandb_config(node: RunNode, _: GraphQLResolveInfo, keys: list[str] | None =
     if not isinstance(inner, dict):
         inner = {}
     return dumps(inner if keys is None else {k: inner[k] for k in keys if k in inner}).decode()
-
-
-def _system_metrics(node: RunNode, info: GraphQLResolveInfo) -> str | None:
-    live = context(info).home.live
-    held = live.get(node.found.rid) if live and node.found.live else None
-    if live and held:
-        return live.system_summary(held)
-    return node.whole.run.system_summary
-
-
-def _history_keys(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any] | None:
-    live = context(info).home.live
-    held = live.get(node.found.rid) if live and node.found.live else None
-    if live and held:
-        return live.catalogue(held).document()
-    whole = node.whole
-    if whole.run.history_keys is not None:
-        return parse_row(whole.run.history_keys)
-    return _counted_keys(node, whole.stored.place) if whole.stored and whole.stored.place.history_rows else None
-
-
-def _counted_keys(node: RunNode, place: Place) -> dict[str, Any]:
-    shelf = node.look.shelf
-    query = (
-        "select key, n_number + n_int + n_nonfinite, n_bool, n_string, n_null, n_json, last_step, last_v "
-        f"from {shelf.relation('metric', [place.rid])} where gen = {place.metric_gen} order by key, path_id"
-    )
-    return from_metrics(shelf.connect().execute(query).fetchall())
 
 
 def _user(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any] | None:
@@ -152,8 +122,8 @@ RESOLVERS: dict[str, dict[str, Resolve]] = {
         "config": _keyed("config"),
         "wandbConfig": _wandb_config,
         "summaryMetrics": _keyed("summary"),
-        "systemMetrics": _system_metrics,
-        "historyKeys": _history_keys,
+        "systemMetrics": lambda node, _: history.system_summary(node.look, node.found),
+        "historyKeys": lambda node, _: history.keys(node.look, node.found),
         "inputArtifacts": _none,
         "outputArtifacts": _none,
     },
