@@ -52,9 +52,12 @@ def command(path: str | None, root: Path, format_: str, all_: bool) -> None:
 def _show(found: Status, all_: bool) -> None:
     projects = found.projects
     runs, rows = (sum(p[name] for p in projects) for name in ("runs", "history_rows"))
+    published = "no snapshot yet"
+    if found.published_at:
+        published = f"snapshot {found.snapshot} of {_time(datetime.fromisoformat(found.published_at))}"
     click.echo(
         f"{safe(found.root)}: {_n(len(projects), 'project')}, {_n(runs, 'run')}, {_n(rows, 'row')} of history; "
-        f"snapshot {found.snapshot} of {_time(datetime.fromisoformat(found.published_at))}"
+        f"{published}"
     )
     if not projects:
         click.echo("Nothing is mirrored yet: `mirror sync ENTITY/PROJECT` pulls a project.")
