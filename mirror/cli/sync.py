@@ -70,9 +70,11 @@ def command(
       mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
     """
     from mirror.cli.progress import watching
+    from mirror.memory import give_back
     from mirror.sync.project import Options
     from mirror.sync.session import Session, targets
 
+    give_back()
     servers = targets(paths, base_url, os.environ)
     options = Options(workers, page_size, full, accept_deletions)
     stop = threading.Event()

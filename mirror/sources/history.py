@@ -17,7 +17,7 @@ from mirror.wandb.catalogue import KeyCatalogue
 from mirror.wandb.ranges import END, SPARE_ROWS, Range, Scan
 from mirror.wandb.rows import RowsAnswer, step_of
 
-PAGE_BYTES = 8 << 20
+PAGE_BYTES = 4 << 20
 """Pages are sized to hold about as much, so that memory stays flat whatever the rows are."""
 _ROW_BYTES = 400
 """What a row is taken for until one was seen."""

@@ -20,7 +20,7 @@ from mirror.store.cells import CellBatch, decode
 from mirror.wandb.budget import Stopped
 from mirror.wandb.rows import step_of
 
-BYTES_UNDER_WAY = 48 << 20
+BYTES_UNDER_WAY = 16 << 20
 """Bytes of rows, as JSON, that may be between the network and the store."""
 DECODERS = 2
 
