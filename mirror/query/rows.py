@@ -7,7 +7,6 @@ weight are read and rebuilt one after another, so neither a million rows nor cel
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import NotFoundError
@@ -15,7 +14,6 @@ from mirror.records import Stream
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
     from mirror.store import Reader
 
@@ -35,69 +33,47 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Every logged row of a run as a dict, in logged order (which is not step order if steps repeat).
 
-    `min_step` is inclusive, `max_step` exclusive; rows without a step are left out if either is given.
-    `keys` (dotted for nested values) reduces rows to these keys and leaves out rows that have none of them.
-    NotFoundError if the mirror holds no such run.
+    `min_step` is inclusive, `max_step` exclusive; rows without a step are left out if either is given. `keys`
+    reduces rows to these keys (with dots for nested values, the name of a nested dictionary for all of it) and
+    leaves out rows that have none of them. NotFoundError if the mirror holds no such run.
     """
     from mirror.store.cells import rows_as_dicts
 
-    for cells in _stretches(reader, rid, stream, min_step, max_step, keys, None):
-        yield from rows_as_dicts(cells)
-
-
-def row_texts(
-    reader: Reader,
-    rid: int,
-    stream: Stream = "history",
-    min_step: int | None = None,
-    max_step: int | None = None,
-    keys: Sequence[str] | None = None,
-    limit: int | None = None,
-) -> list[str]:
-    """The same rows as JSON texts, `limit` of them at most; non-finite numbers are spelled as on the wire."""
-    from mirror.store.cells import rows_as_json
-
-    stretches = _stretches(reader, rid, stream, min_step, max_step, keys, limit)
-    return list(islice((text for cells in stretches for text in rows_as_json(cells)), limit))
-
-
-def _stretches(
-    reader: Reader,
-    rid: int,
-    stream: Stream,
-    min_step: int | None,
-    max_step: int | None,
-    keys: Sequence[str] | None,
-    limit: int | None,
-) -> Iterator[pa.Table]:
-    """Cells of consecutive rows, a table at a time; about `limit` rows at a time if that is less."""
     connection = reader.connect()
     try:
-        gen = _generation(connection, rid, stream)
-        where = ["gen = ?"]
-        params: list[Any] = [gen]
+        conditions, params = ["gen = ?"], [_generation(connection, rid, stream)]
         for condition, value in (("step >= ?", min_step), ("step < ?", max_step)):
             if value is not None:
-                where.append(condition)
+                conditions.append(condition)
                 params.append(value)
         if keys is not None:
-            where.append("list_contains(?, key)")
-            params.append(list(keys))
-        if limit is not None and len(where) == 1:
-            where.append("row < ?")
-            params.append(limit)
-        cells = f"from {reader.relation(_TABLE[stream], rid)} where {' and '.join(where)}"
+            condition, values = _holds(keys)
+            conditions.append(condition)
+            params += values
+        cells = f"from {reader.relation(_TABLE[stream], rid)} where {' and '.join(conditions)}"
         weights = connection.execute(
             f"select row // {_BLOCK}, count(*) * {_CELL_BYTES} + coalesce(sum(strlen(j)), 0) {cells} "
             "group by 1 order by 1",
             params,
         ).fetchall()
-        columns = "select key, path_id, row, kind, v, j"
-        for first, last in _evenly(weights, None if limit is None else limit // _BLOCK + 1):
+        for first, last in _evenly(weights):
             span = f"{cells} and row between {first * _BLOCK} and {last * _BLOCK + _BLOCK - 1}"
-            yield connection.sql(f"{columns} {span}", params=params).to_arrow_table()
+            query = f"select key, path_id, row, kind, v, j {span}"
+            yield from rows_as_dicts(connection.sql(query, params=params).to_arrow_table())
     finally:
         connection.close()
+
+
+def _holds(keys: Sequence[str]) -> tuple[str, list[Any]]:
+    """A condition for the cells of some keys, with its parameters; what is nested in a key counts as the key's."""
+    keys = [key for key in keys if key == key.encode("utf-8", "ignore").decode()]  # none has a lone surrogate
+    if not keys:
+        return "false", []
+    one = "key = ? or (key >= ? and key < ? and (path_id >> ?) & 1 = 1)"
+    values = [value for key in keys for value in (key, f"{key}.", f"{key}/", key.count("."))]
+    # Cells lie sorted by key: a range over all of them skips most of a file before anything is compared.
+    near = "key >= ? and key < ?"
+    return f"{near} and ({' or '.join([one] * len(keys))})", [min(keys), max(f"{key}/" for key in keys), *values]
 
 
 def _generation(connection: duckdb.DuckDBPyConnection, rid: int, stream: Stream) -> int:
@@ -107,12 +83,12 @@ def _generation(connection: duckdb.DuckDBPyConnection, rid: int, stream: Stream)
     return int(found[0])
 
 
-def _evenly(weights: Sequence[tuple[int, int]], most: int | None) -> Iterator[tuple[int, int]]:
-    """First and last block of stretches that weigh about `_STRETCH_BYTES`, of at most `most` blocks."""
+def _evenly(weights: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """First and last block of stretches that weigh about `_STRETCH_BYTES`."""
     start = 0
     total = 0
     for i, (_, weight) in enumerate(weights):
-        if i > start and (total + weight > _STRETCH_BYTES or i - start == most):
+        if i > start and total + weight > _STRETCH_BYTES:
             yield weights[start][0], weights[i - 1][0]
             start, total = i, 0
         total += weight
