@@ -108,7 +108,7 @@ create table history (                 -- Logged metrics: one row per logged cel
   rid     bigint not null,             -- who
   gen     bigint not null,             -- generation of the cells; live is runs.history_gen
   key     varchar not null,            -- key; nested dictionaries are stored by their leaves under dotted keys
-  path_id bigint not null,             -- which dots of the key are nesting: bit i is set if the i-th dot is; 0 = literal
+  path_id bigint not null,             -- which dots of the key are nesting: bit i is set if the i-th dot is; 0 = literal; negative: UTF-8 cannot spell the key, it is the inside of a JSON string
   row     bigint not null,             -- 0-based position of the logged row in its stream
   step    bigint,                      -- _step of the row
   ts      timestamptz,                 -- _timestamp of the row, to the microsecond, for queries
