@@ -90,7 +90,8 @@ def keys(look: Look, found: Found) -> dict[str, Any] | None:
     if look.home.live and (held := look.home.live.get(found.rid)):
         return look.home.live.catalogue(held).document()
     catalogue = KeyCatalogue(found.run.history_keys)
-    catalogue.add(_since(look, found, "history", found.run.history_line_count))
+    for line in _since(look, found, "history", found.run.history_line_count):
+        catalogue.add(line)
     return catalogue.document()
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from mirror.server.rows import dumps, parse_row
 
 _EXACT = 2**53
+_Numbers = list[Any]
+"""Of a key's numbers: how many, whether none was below the one before, the last one that a double holds exactly."""
 
 
 class KeyCatalogue:
@@ -20,59 +22,58 @@ class KeyCatalogue:
 
     def __init__(self, document: str | None = None) -> None:
         held: dict[str, Any] = parse_row(document) if document else {}
-        self.rows = 0
-        """Rows taken in by this object; those behind `document` are not counted."""
         self.last_step: int | None = held.get("lastStep")
-        self._counts: dict[str, dict[str, int]] = {}
-        self._monotonic: dict[str, bool] = {}
-        self._previous: dict[str, float] = {}
+        self._numbers: dict[str, _Numbers] = {}
+        self._others: dict[str, dict[str, int]] = {}
         for key, found in held.get("keys", {}).items():
-            self._counts[key] = {c["type"]: c["count"] for c in found["typeCounts"]}
-            self._monotonic[key] = found["monotonic"]
-            if found.get("previousValue") is not None:
-                self._previous[key] = found["previousValue"]
+            counts = {c["type"]: c["count"] for c in found["typeCounts"]}
+            n = counts.pop("number", 0)
+            if n:
+                previous = found.get("previousValue")
+                self._numbers[key] = [n, found["monotonic"], -math.inf if previous is None else previous]
+            if counts:
+                self._others[key] = counts
 
-    def add(self, lines: Iterable[str | bytes]) -> None:
-        for line in lines:
-            row = parse_row(line)
-            self.rows += 1
-            step = row.get("_step")
-            if isinstance(step, (int, float)) and math.isfinite(step):
-                self.last_step = int(step) if self.last_step is None else max(self.last_step, int(step))
-            self._add("", row)
+    def add(self, line: str | bytes) -> None:
+        row = parse_row(line)
+        step = row.get("_step")
+        if isinstance(step, (int, float)) and math.isfinite(step):
+            self.last_step = int(step) if self.last_step is None else max(self.last_step, int(step))
+        self._add("", row)
 
     def _add(self, prefix: str, row: dict[str, Any]) -> None:
-        counts, previous = self._counts, self._previous
+        numbers = self._numbers
         for name, value in row.items():
-            key = prefix + name
-            kind = _kind(value)
-            if kind == "map" and value:
-                self._add(key + ".", value)
-                continue
-            of_key = counts.get(key)
-            if of_key is None:
-                of_key = counts[key] = {}
-                self._monotonic[key] = True
-            of_key[kind] = of_key.get(kind, 0) + 1
-            if kind == "number":
-                before = previous.get(key)
-                if before is not None and not value >= before:
-                    self._monotonic[key] = False
+            key = prefix + name if prefix else name
+            kind = type(value)
+            if kind is float or kind is int:
+                held = numbers.get(key)
+                if held is None:
+                    held = numbers[key] = [0, True, -math.inf]
+                held[0] += 1
+                if not value >= held[2]:
+                    held[1] = False
                 if -_EXACT <= value <= _EXACT:
-                    previous[key] = value
+                    held[2] = value
+            elif kind is dict and value and not isinstance(value.get("_type"), str):
+                self._add(key + ".", value)
+            else:
+                counts = self._others.setdefault(key, {})
+                what = _kind(value)
+                counts[what] = counts.get(what, 0) + 1
 
     def document(self) -> dict[str, Any] | None:
         """The catalogue as a JSON value; None if no row was ever logged."""
-        if not self._counts:
+        keys: dict[str, dict[str, Any]] = {}
+        for key, (n, monotonic, previous) in self._numbers.items():
+            counted = [{"type": "number", "count": n}]
+            value = previous if math.isfinite(previous) else None
+            keys[key] = {"typeCounts": counted, "monotonic": monotonic, "previousValue": value}
+        for key, counts in self._others.items():
+            found = keys.setdefault(key, {"typeCounts": [], "monotonic": False, "previousValue": None})
+            found["typeCounts"] += [{"type": kind, "count": n} for kind, n in counts.items()]
+        if not keys:
             return None
-        keys = {
-            key: {
-                "typeCounts": [{"type": kind, "count": n} for kind, n in counts.items()],
-                "monotonic": self._monotonic[key] and "number" in counts,
-                "previousValue": self._previous.get(key),
-            }
-            for key, counts in self._counts.items()
-        }
         return {"sets": [], "lastStep": -1 if self.last_step is None else self.last_step, "keys": keys}
 
     def text(self) -> str | None:
@@ -96,15 +97,9 @@ def from_metrics(metrics: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, (int, float)):
-        return "number"
-    if isinstance(value, str):
-        return "string"
     if value is None:
         return "nil"
-    if isinstance(value, list):
-        return "list"
-    kind = value.get("_type")
-    return kind if isinstance(kind, str) else "map"
+    if isinstance(value, dict):
+        kind = value.get("_type")
+        return kind if isinstance(kind, str) else "map"
+    return {bool: "bool", str: "string", list: "list"}[type(value)]

@@ -55,6 +55,8 @@ class LiveRun:
     beat: float
     files: dict[str, FileEntry] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    reading: threading.RLock = field(default_factory=threading.RLock)
+    """Held while `catalogue` and `system` are brought up to date; to be taken after `lock` if both are."""
     catalogue: KeyCatalogue = field(default_factory=KeyCatalogue)
     catalogued: int = 0
     system: dict[str, Any] = field(default_factory=dict)
@@ -258,21 +260,26 @@ class LiveRuns:
 
     def catalogue(self, live: LiveRun) -> KeyCatalogue:
         """The key catalogue with every line so far."""
-        with live.lock:
-            if not live.gone and live.catalogued < self.spool.count(live.rid, "history"):
-                lines = list(self.spool.lines(live.rid, "history", live.catalogued))
-                live.catalogue.add(lines)
-                live.catalogued += len(lines)
+        with live.reading:
+            for line in self._lines(live, "history", live.catalogued):
+                live.catalogue.add(line)
+                live.catalogued += 1
             return live.catalogue
 
     def system_summary(self, live: LiveRun) -> str | None:
         """The last value of every system metric, as JSON."""
-        with live.lock:
-            if not live.gone:
-                for line in self.spool.lines(live.rid, "system", live.system_seen):
-                    live.system |= parse_row(line)
-                    live.system_seen += 1
+        with live.reading:
+            for line in self._lines(live, "system", live.system_seen):
+                live.system |= parse_row(line)
+                live.system_seen += 1
             return dumps(live.system).decode() if live.system else None
+
+    def _lines(self, live: LiveRun, stream: SpoolStream, start: int) -> Iterator[str]:
+        try:
+            if self.spool.count(live.rid, stream) > start:
+                yield from self.spool.lines(live.rid, stream, start)
+        except (KeyError, FileNotFoundError):  # drained and closed: a drain looks at all lines before it lets go
+            return
 
     # -- into segments ------------------------------------------------------------------------------------
 
@@ -283,6 +290,9 @@ class LiveRuns:
         live.draining = True
 
         def job(writer: Writer) -> None:
+            # The bulk is done without the lock, so that the run can go on logging.
+            self.catalogue(live)
+            self.system_summary(live)
             with live.lock:
                 if live.gone or not self._spooled(live.rid):
                     return
@@ -298,15 +308,17 @@ class LiveRuns:
                         log_line_count=self.spool.count(live.rid, "logs"),
                     ),
                 )
-                key = run.key
-                place = Project(key.source, key.entity, key.project, created_at=run.created_at)
-                writer.put_project(self._projects.setdefault((key.entity, key.project), place))
-                writer.put_run(run, rid=live.rid)
-                writer.put_files(key, list(live.files.values()))
-                done = self.spool.drain(writer, live.rid, final=final and run.state in ENDED)
-                if live.deleted:
-                    writer.tombstone(key)
-                writer.after_commit(lambda: self._drained(live, key, done))
+                sealed = self.spool.seal(live.rid)
+                files = list(live.files.values())
+            key = run.key
+            place = Project(key.source, key.entity, key.project, created_at=run.created_at)
+            writer.put_project(self._projects.setdefault((key.entity, key.project), place))
+            writer.put_run(run, rid=live.rid)
+            writer.put_files(key, files)
+            done = self.spool.drain(writer, live.rid, final=final and run.state in ENDED, sealed=sealed)
+            if live.deleted:
+                writer.tombstone(key)
+            writer.after_commit(lambda: self._drained(live, key, done))
 
         def failed(done: Future[None]) -> None:
             if (error := done.exception()) is not None:

@@ -54,6 +54,15 @@ class _LiveRun:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """A run's documents, line counts and files (with their sizes) at one moment."""
+
+    run: Run
+    counts: dict[SpoolStream, int]
+    files: dict[Path, int]
+
+
 class Spool:
     """The live runs of one server. Methods may be called from several threads; `drain` needs the writer's.
 
@@ -212,42 +221,47 @@ class Spool:
 
     # -- into segments ------------------------------------------------------------------------------------
 
-    def drain(self, writer: Writer, rid: int, *, final: bool) -> Callable[[], None]:
-        """Put a run's live lines into the writer. Returns what is to be called once that is committed: it lets go
-        of the lines and, with `final`, closes the run, whose folder goes away. Many runs can share one commit.
-        """
+    def seal(self, rid: int) -> Sealed:
+        """Set apart what a run holds now, to be drained; later lines go to new files."""
         live = self._runs[rid]
-        folder = self._folder(rid)
         with live.lock:
-            run = live.run
-            writer.put_run(run, rid=rid)
-            streams: tuple[Stream, ...] = ("history", "system")
-            for stream in streams:
-                state = live.streams[stream]
-                lines = read_lines(folder, stream, writer.state(run.key, stream).rows)
-                while part := list(islice(lines, _DRAIN_ROWS)):
-                    writer.append(run.key, stream, part)
-                count = state.count
-                writer.publish(run.key, stream, Fetched(stream, "serve", asked=count, got=count, total=count))
-            if final:
-                writer.put_logs(run.key, [(n, *parsed(text)) for n, text in self.log_lines(rid)])
-            drained = {name: state.count for name, state in live.streams.items()}
-            old = {path: path.stat().st_size for name in STREAMS for path, _ in stream_files(folder, name)}
             for name, state in live.streams.items():
                 if state.fd is not None and name != "logs":
                     os.close(state.fd)
                     state.fd, state.rotate = None, True
+            files = {path: path.stat().st_size for name in STREAMS for path, _ in stream_files(self._folder(rid), name)}
+            return Sealed(live.run, {name: state.count for name, state in live.streams.items()}, files)
+
+    def drain(self, writer: Writer, rid: int, *, final: bool, sealed: Sealed | None = None) -> Callable[[], None]:
+        """Put a run's live lines (those that were `sealed`) into the writer, while more may come in. Returns what is to
+        be called once that is committed: it lets go of the lines and, with `final`, closes the run, whose folder goes
+        away unless something changed meanwhile. Many runs can share one commit.
+        """
+        live = self._runs[rid]
+        folder = self._folder(rid)
+        sealed = sealed or self.seal(rid)
+        run = sealed.run
+        writer.put_run(run, rid=rid)
+        streams: tuple[Stream, ...] = ("history", "system")
+        for stream in streams:
+            count, held = sealed.counts[stream], writer.state(run.key, stream).rows
+            lines = islice(read_lines(folder, stream, held), max(0, count - held))
+            while part := list(islice(lines, _DRAIN_ROWS)):
+                writer.append(run.key, stream, part)
+            writer.publish(run.key, stream, Fetched(stream, "serve", asked=count, got=count, total=count))
+        if final:
+            writer.put_logs(run.key, [(n, *parsed(text)) for n, text in self.log_lines(rid)])
 
         def done() -> None:
             # From here on the lines are in segments for every reader that looks again.
             with live.lock:
-                for path, size in old.items():
+                for path, size in sealed.files.items():
                     if not path.name.startswith("logs-") or (final and path.stat().st_size == size):
                         path.unlink()
                 for name, state in live.streams.items():
                     if name != "logs" or final:
                         state.bytes = sum(path.stat().st_size for path, _ in stream_files(folder, name))
-                        state.drained = drained[name]
+                        state.drained = sealed.counts[name]
                 left = [path for path in folder.iterdir() if path.name != "run.jsonl" and path.suffix == ".jsonl"]
                 quiet = not any(path.name.startswith(STREAMS) for path in left) and live.run == run
                 if final and quiet:
