@@ -68,6 +68,7 @@ class Liar:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # the head and the body go out in two pieces
 
             def _serve(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)

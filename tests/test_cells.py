@@ -117,9 +117,7 @@ def check(rows: list[str]) -> pa.Table:
         assert place not in held[cell["row"]]
         held[cell["row"]][place] = (cell["kind"], None if cell["v"] is None else struct.pack("<d", cell["v"]))
     for row, cells in zip(rows, held, strict=True):
-        if not any(
-            path_id < 0 for _, path_id in cells
-        ):  # keys that UTF-8 cannot spell have tests of their own
+        if not any(path_id < 0 for _, path_id in cells):  # keys that UTF-8 cannot spell have tests of their own
             assert cells == expected_cells(row)
     return batch.table
 
@@ -134,9 +132,7 @@ def cells(row: str) -> dict[str, dict[str, Any]]:
 HOSTILE = "aA.._/\\\"'{}[]:, \t\n\r\x00\x7fé\u202e\u2028ß𝄞😀\ud800\udfff%$-0NI"
 keys = st.one_of(
     st.text(st.sampled_from(HOSTILE), max_size=6),
-    st.sampled_from(
-        ["", ".", "..", "a.b", "a", "loss", "Loss", "LOSS", "_step", "_timestamp", "x" * 300, "." * 70]
-    ),
+    st.sampled_from(["", ".", "..", "a.b", "a", "loss", "Loss", "LOSS", "_step", "_timestamp", "x" * 300, "." * 70]),
 )
 numbers = st.one_of(
     st.from_regex(r"-?(0|[1-9][0-9]{0,3})", fullmatch=True),
@@ -145,9 +141,7 @@ numbers = st.one_of(
     st.integers(2**53 - 2, 2**53 + 2).map(str),
     st.integers(2**63 - 2, 2**63 + 2).map(str),
     st.integers(2**64 - 2, 2**64 + 2).map(str),
-    st.sampled_from(
-        ["NaN", "Infinity", "-Infinity", "-0", "-0.0", "0", "0.0", "-0e5", "1e400", "-1e400", "1e-400"]
-    ),
+    st.sampled_from(["NaN", "Infinity", "-Infinity", "-0", "-0.0", "0", "0.0", "-0e5", "1e400", "-1e400", "1e-400"]),
 )
 strings = st.one_of(
     st.text(st.sampled_from(HOSTILE), max_size=8),
@@ -169,9 +163,7 @@ space = st.sampled_from(["", "", "", " ", "\t"])
 
 def _object(items: list[tuple[str, str]], gap: str) -> str:
     unique = {json.loads(key): (key, value) for key, value in items}
-    return (
-        "{" + gap + f",{gap}".join(f"{key}{gap}:{gap}{value}" for key, value in unique.values()) + "}" + gap
-    )
+    return "{" + gap + f",{gap}".join(f"{key}{gap}:{gap}{value}" for key, value in unique.values()) + "}" + gap
 
 
 def _objects(values: st.SearchStrategy[str], size: int) -> st.SearchStrategy[str]:
@@ -215,9 +207,7 @@ def test_batches_can_be_cut_anywhere(rows: list[str], at: int) -> None:
     assert list(rows_as_json(pa.concat_tables([head, tail]))) == list(rows_as_json(whole))
 
 
-few = st.sampled_from(
-    ["1", "1.0", "-0", "0", "0.0", "1e0", "NaN", '"NaN"', "null", "[]", "{}", '{"a":1}', "1e400"]
-)
+few = st.sampled_from(["1", "1.0", "-0", "0", "0.0", "1e0", "NaN", '"NaN"', "null", "[]", "{}", '{"a":1}', "1e400"])
 
 
 @settings(max_examples=400, deadline=None)
@@ -343,9 +333,7 @@ def test_true_is_not_one() -> None:
 
 def test_null_is_not_absent() -> None:
     table = check(['{"a":null,"b":1}', '{"b":2}'])
-    assert [(c["key"], c["row"], c["kind"]) for c in table.to_pylist() if c["key"] == "a"] == [
-        ("a", 0, "null")
-    ]
+    assert [(c["key"], c["row"], c["kind"]) for c in table.to_pylist() if c["key"] == "a"] == [("a", 0, "null")]
 
 
 def test_a_row_without_keys_is_kept() -> None:
@@ -559,9 +547,7 @@ def test_a_megabyte_in_one_cell() -> None:
 
 def test_ten_thousand_keys() -> None:
     rng = np.random.default_rng(0)
-    rows = [
-        json.dumps({f"layer.{k}/grad": x for k, x in enumerate(rng.normal(size=10_000))}) for _ in range(3)
-    ]
+    rows = [json.dumps({f"layer.{k}/grad": x for k, x in enumerate(rng.normal(size=10_000))}) for _ in range(3)]
     batch = decode(rows)
     assert len(batch.table) == 30_000
     assert [tokens(text) for text in rows_as_json(batch.table)] == [tokens(row) for row in rows]

@@ -105,7 +105,5 @@ def _plain_int(text: str) -> int:
     return int(text) if len(text) < 4300 else int(Decimal(text))  # Python refuses longer texts
 
 
-_EXACTLY = json.JSONDecoder(
-    strict=False, parse_int=_int, parse_float=_float, parse_constant=NONFINITE.__getitem__
-)
+_EXACTLY = json.JSONDecoder(strict=False, parse_int=_int, parse_float=_float, parse_constant=NONFINITE.__getitem__)
 _PLAINLY = json.JSONDecoder(strict=False, parse_int=_plain_int)
