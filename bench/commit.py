@@ -76,7 +76,8 @@ def main() -> None:
             floors.append(floor(place, sizes))
             empties.append(change(Path(scratch) / "empty", i, i)[0])
         took, least, empty = (statistics.median(t) for t in (times, floors, empties))
-        print(f"one changed run: {took * 1000:.0f} ms (slowest {max(times) * 1000:.0f} ms), {len(sizes)} files, {sum(sizes):,} B")
+        slowest = max(times) * 1000
+        print(f"one changed run: {took * 1000:.0f} ms (slowest {slowest:.0f} ms), {len(sizes)} files, {sum(sizes):,} B")
         print(f"the same files, only written: {least * 1000:.0f} ms, ratio {took / least:.1f}")
         print(f"the same in an empty mirror: {empty * 1000:.0f} ms, ratio {took / empty:.1f}")
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")

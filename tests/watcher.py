@@ -21,11 +21,13 @@ CONTENT = """
            r.config is not null and r.metadata is not distinct from r.metadata as documented,
            (select count(*) from config n where n.rid = r.rid and n.path = '/n') as nodes
     from runs r left join (
-        select rid, count(distinct row) as rows, sum(hash(key, path_id, row, step, ts, kind, v, j) % 1000000007)::bigint as h
+        select rid, count(distinct row) as rows,
+               sum(hash(key, path_id, row, step, ts, kind, v, j) % 1000000007)::bigint as h
         from raw.history_live group by rid) c using (rid)
 """
 ROWS = """
-    select run_id, row, sum(hash(c.key, c.path_id, c.row, c.step, c.ts, c.kind, c.value, c.j) % 1000000007)::bigint as h
+    select run_id, row,
+           sum(hash(c.key, c.path_id, c.row, c.step, c.ts, c.kind, c.value, c.j) % 1000000007)::bigint as h
     from history c group by all
 """
 
@@ -38,7 +40,8 @@ def violations(root: Path, truth: str) -> list[str]:
             f"""
             select s.*, coalesce(t.rows, 0), coalesce(t.h, 0)
             from seen s left join (
-                select run_id, count(*) filter (p.row < seen.history_rows) as rows, sum(p.h) filter (p.row < seen.history_rows) as h
+                select run_id, count(*) filter (p.row < seen.history_rows) as rows,
+                       sum(p.h) filter (p.row < seen.history_rows) as h
                 from read_parquet('{truth}') p join seen using (run_id) group by all) t using (run_id)
             where s.rows <> s.history_rows or s.rows <> coalesce(t.rows, 0) or s.h <> coalesce(t.h, 0)
                or not documented or nodes <> 1

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from importlib.util import find_spec
+from typing import Any
 
 from mirror.demo.training import ENTITY, PROJECT, Trial, train, trials
 
@@ -58,7 +59,9 @@ def log_by_wire(trial: Trial) -> None:
         }
         made = session.post(f"{base}/graphql", json={"query": _UPSERT, "variables": variables}, timeout=30)
         made.raise_for_status()
-        started, lines, summary, exit_code = time.time(), [], {}, 0
+        started, exit_code = time.time(), 0
+        lines: list[str] = []
+        summary: dict[str, float | None] = {}
         try:
             for step, row in enumerate(train(trial)):
                 now = time.time()
@@ -67,11 +70,11 @@ def log_by_wire(trial: Trial) -> None:
                 lines.append(json.dumps(logged))
         except RuntimeError:
             exit_code = 1
-        summary = {k: None if v != v else v for k, v in summary.items()}  # as the SDK does with NaN
-        body = {
+        wanted = {k: None if v != v else v for k, v in summary.items()}  # as the SDK does with NaN
+        body: dict[str, Any] = {
             "files": {
                 "wandb-history.jsonl": {"offset": 0, "content": lines},
-                "wandb-summary.json": {"offset": 0, "content": [json.dumps(summary)]},
+                "wandb-summary.json": {"offset": 0, "content": [json.dumps(wanted)]},
             },
             "complete": True,
             "exitcode": exit_code,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def train(trial: Trial, steps: int = STEPS) -> Iterator[dict[str, float]]:
     held_out, held_out_labels = spirals(400, seed=1)
     random = np.random.default_rng(trial.seed)
     sizes = [2, trial.width, trial.width, 1]
-    weights = [random.normal(0, 1 / np.sqrt(max(1, n // 2)), (n, m)) for n, m in zip(sizes, sizes[1:], strict=False)]
+    weights = [random.normal(0, 1 / np.sqrt(max(1, n // 2)), (n, m)) for n, m in pairwise(sizes)]
     biases = [np.zeros(m) for m in sizes[1:]]
     with np.errstate(all="ignore"):  # a run that diverges does so in silence, and logs NaN
         for step in range(steps):

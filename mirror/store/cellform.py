@@ -125,7 +125,8 @@ def kind_codes(table: pa.Table) -> Codes:
     if not len(kind):
         return np.zeros(0, np.int8)
     codes: Codes = pc.index_in(kind.dictionary, pa.array(KINDS)).to_numpy().astype(np.int8)
-    return codes[kind.indices.to_numpy()]
+    found: Codes = codes[kind.indices.to_numpy()]
+    return found
 
 
 def path(key: str, path_id: int) -> Path:
