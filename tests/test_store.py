@@ -494,7 +494,8 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
         w.put_run(run())
     before = files(root)
     code = (
-        "import sys, json, resource, signal, random\nfrom mirror.store import Writer; from mirror.errors import StoreError\n"
+        "import sys, json, resource, signal, random\n"
+        "from mirror.store import Writer; from mirror.errors import StoreError\n"
         "sys.path.insert(0, sys.argv[2]); from test_store import run, key\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
@@ -534,7 +535,8 @@ def test_a_reader_with_another_user_id_and_no_write_permission() -> None:
         for path in (Path(folder), root):
             path.chmod(0o755)
         code = (
-            "import sys, os, duckdb, pyarrow, json\nfrom mirror.store import Reader; from mirror.store.catalog import peek\n"
+            "import sys, os, duckdb, pyarrow, json\n"
+            "from mirror.store import Reader; from mirror.store.catalog import peek\n"
             "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             "print(Reader(sys.argv[1]).connect().execute('select run_id from runs').fetchall())\n"
             "print(len(peek(sys.argv[1]).known('lab', 'me', 'digits')))\n"
