@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_COLUMNS = ("path", "name", "state", "created_at", "history_rows", "tags")
 _EXAMPLE_PATHS = 5
+_FEW = 1000
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,25 @@ class Selection:
         return query if self.limit is None else query.limit(self.limit, copy=False)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Runs by rid, in the order given."""
+
+    rids: Sequence[int]
+
+    def query(self, columns: Sequence[Expr]) -> Select:
+        from sqlglot import exp
+
+        from mirror.query.filters.sql import FALSE, array, call, column, member
+
+        literals = [exp.Literal.number(rid) for rid in self.rids]
+        query = exp.select(*columns).from_("runs")
+        if not literals:
+            return query.where(FALSE.copy(), copy=False)
+        place = call("list_position", array(literals), column("rid", "runs"))
+        return query.where(member(column("rid", "runs"), [n.copy() for n in literals]), copy=False).order_by(place)
+
+
 def condition(path: WandbPath) -> Expr:
     from mirror.query.filters.sql import both
 
@@ -73,11 +93,16 @@ def listing(reader: Reader, selection: Selection, columns: Sequence[str] = DEFAU
     """The selected runs, a row each. Columns are those of the view `runs`, `path`, `duration`, `config.<key>` and
     `summary_metrics.<key>`. Raises NotFoundError for a path the mirror does not hold, UsageError for an unknown
     column."""
-    from mirror.query.columns import expression
+    from mirror.query.columns import expressions
+    from mirror.query.filters.sql import written
 
     for path in selection.paths:
         check_held(reader, path, selection.source)
-    return execute(reader, selection.sql([expression(reader, name, selection) for name in columns]))
+    chosen: Selection | Chosen = selection
+    if selection.limit is not None and selection.limit <= _FEW:
+        # Documents are long: the few that are shown are read, not those of all runs on the way to them.
+        chosen = Chosen(rids(reader, selection))
+    return execute(reader, written(chosen.query(expressions(reader, columns, chosen))))
 
 
 def rids(reader: Reader, selection: Selection) -> list[int]:
