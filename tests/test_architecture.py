@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mirror"
-GROUND = {"records", "errors", "paths", "credentials", "resources", "pool", "__init__"}
+GROUND = {"records", "errors", "paths", "credentials", "resources", "pool", "memory", "__init__"}
 ALLOWED = {
     "wandb": set(),
     "sources": {"wandb"},
