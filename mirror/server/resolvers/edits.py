@@ -99,7 +99,12 @@ def _upsert_bucket(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> 
     after = look.runs([rid])
     if not after:
         raise NotFoundError("the run was deleted meanwhile")
-    return {"bucket": RunNode(after[0], look), "inserted": inserted, "clientMutationId": input.get("clientMutationId")}
+    return {
+        "bucket": RunNode(after[0], look),
+        "inserted": inserted,
+        "serverSettings": {"serverMessages": []},
+        "clientMutationId": input.get("clientMutationId"),
+    }
 
 
 def _by_name(ctx: Context, given: dict[str, Any], changes: dict[str, Any]) -> tuple[int, bool]:
