@@ -58,18 +58,19 @@ class Result:
         self._sql = sql
         self._params: Any = dict(params) if isinstance(params, Mapping) else list(params) if params else None
         with sandbox.explained(sql):
-            check(sandbox.cursor(), sql)
+            bundle = check(sandbox.cursor(), sql)
+            self._cursor = sandbox.writing_cursor if bundle and _duckdb_1() else sandbox.cursor
             self.columns, self.types = self._described()
 
     def _described(self) -> tuple[list[str], list[str]]:
-        cursor = self._sandbox.cursor()
-        if hasattr(cursor, "fetch_record_batch"):  # DuckDB 1: binding with parameters would run the query anyway
+        cursor = self._cursor()
+        if _duckdb_1():  # binding with parameters would run the query anyway
             described = cursor.execute(self._sql, self._params).description or []
             return [d[0] for d in described], [str(d[1]) for d in described]
         try:
             relation = cursor.sql(self._sql, params=self._params)
         except Exception:
-            self._sandbox.cursor().execute(self._sql, self._params)  # the same error, but with its position
+            self._cursor().execute(self._sql, self._params)  # the same error, but with its position
             raise
         return list(relation.columns), [str(t) for t in relation.types]
 
@@ -78,7 +79,7 @@ class Result:
     def __iter__(self) -> Iterator[Row]:
         """The rows as tuples, a few thousand in memory at a time."""
         with self._sandbox.explained(self._sql):
-            cursor = self._sandbox.cursor().execute(self._sql, self._params)
+            cursor = self._cursor().execute(self._sql, self._params)
             while rows := cursor.fetchmany(_ROWS):
                 yield from rows
 
@@ -97,9 +98,9 @@ class Result:
         import pyarrow
 
         with self._sandbox.explained(self._sql):
-            cursor = self._sandbox.cursor()
-            if hasattr(cursor, "fetch_record_batch"):
-                found = cursor.execute(self._sql, self._params).fetch_record_batch(rows)
+            cursor = self._cursor()
+            if _duckdb_1():
+                found = cursor.execute(self._sql, self._params).to_arrow_reader(rows)
             else:
                 found = cursor.sql(self._sql, params=self._params).to_arrow_reader(rows)
 
@@ -150,6 +151,12 @@ class Result:
 _SHOWN = 20
 
 
+def _duckdb_1() -> bool:
+    import duckdb
+
+    return str(duckdb.__version__).startswith("1.")
+
+
 def _imported(name: str) -> Any:
     from importlib import import_module
 
@@ -190,6 +197,11 @@ class Sandbox:
             cursor = self._db.cursor()
         cursor.execute("begin transaction read only")
         return cursor
+
+    def writing_cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection that may make temporary types, which PIVOT needs before DuckDB 2.0."""
+        with self._lock:
+            return self._db.cursor()
 
     @contextmanager
     def explained(self, sql: str) -> Iterator[None]:

@@ -41,16 +41,17 @@ REFUSED = "only reading is allowed: write one SELECT (or WITH, FROM, PIVOT, EXPL
 _TABLES_ONLY = "ask the mirror's tables and views (`show tables` lists them), or read files with DuckDB itself"
 
 
-def check(db: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Raise QueryError unless `sql` is one statement that reads. A syntax error is left to DuckDB's own exception."""
+def check(db: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    """Raise QueryError unless `sql` is one statement that reads; True if it is a bundle, as a PIVOT is. A syntax error
+    is left to DuckDB's own exception."""
     statements = db.extract_statements(sql)
-    if len(statements) != 1:
+    kind = _kind(statements[0]) if len(statements) == 1 else "MULTI"
+    if not statements or (len(statements) > 1 and ";" in [word for _, word in _words(sql)][:-1]):
         found = "nothing" if not statements else f"{len(statements)} statements"
         raise QueryError(f"found {found} to run; write one SELECT, without a second one after a semicolon")
-    kind = _kind(statements[0])
     if kind == "SELECT":
         _check_select(db, sql)
-        return
+        return False
     words = _words(sql)
     if kind in ("EXPLAIN", "MULTI") and words[0][1] == "explain":
         # What follows is a statement again, and EXPLAIN ANALYZE runs it.
@@ -62,6 +63,7 @@ def check(db: duckdb.DuckDBPyConnection, sql: str) -> None:
         _check_words(words)
     else:
         raise QueryError(f"refused {kind.replace('_', ' ')}: {REFUSED}")
+    return kind == "MULTI"
 
 
 def _kind(statement: Any) -> str:
