@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import resource
 import subprocess
 import sys
 import threading
@@ -397,6 +398,36 @@ def test_what_a_crash_leaves_half_written_is_mended(tmp_path: Path) -> None:
         assert found["history"] == lines(0, 5)
         assert post(server, "torn", 5, [], complete=True, exitcode=0).ok
         assert [json.loads(t)["_step"] for t in wait_until_drained(server, "torn")["history"]] == list(range(5))
+
+
+def test_a_full_disk_takes_nothing_half_and_loses_nothing(tmp_path: Path) -> None:
+    """Files larger than a limit cannot be written for a while, which the system tells as it tells a full disk."""
+    with serving(tmp_path / "mirror", "--crash-after", "8") as server:
+        assert server.process
+        server.upsert("p", "full")
+        rows = [row for i in range(4_000) for row in lines(i, 1, text=os.urandom(200).hex())]
+        assert post(server, "full", 0, rows[:100]).ok
+        unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (400_000, unlimited[1]))
+        refused = post(server, "full", 100, rows[100:])
+        assert refused.status_code == 507 and "disk is full" in refused.json()["errors"][0]["message"]
+        assert held(server, "full")["historyLineCount"] == 100
+        assert post(server, "full", 100, rows[100:200]).ok  # what fits is taken
+        put = requests.put(
+            f"{server.url}/upload/local/p/full/f", data=b"x" * 500_000, auth=("api", server.key), timeout=30
+        )
+        assert put.status_code == 507
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert post(server, "full", 100, rows[100:]).ok
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (300_000, unlimited[1]))
+        assert post(server, "full", 4_000, [], complete=True, exitcode=0).ok
+        time.sleep(3)
+        assert live_runs(server) == ["full"]  # it cannot become segments yet
+        assert held(server, "full")["history"] == rows
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        found = wait_until_drained(server, "full")
+        assert [json.loads(t) for t in found["history"]] == [json.loads(t) for t in rows]
+        assert found["state"] == "finished"
 
 
 def test_heartbeats_are_judged_after_a_restart_too(tmp_path: Path) -> None:
