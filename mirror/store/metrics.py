@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ _COUNTS = {
     "n_number": [NUMBER], "n_int": [INT], "n_bool": [BOOL], "n_string": [STRING], "n_null": [NULL],
     "n_nonfinite": [NONFINITE], "n_json": list(range(LIST, EMPTY)),
 }  # fmt: skip
-_ENDS = ("first", "last")
 
 
 class MetricStats:
@@ -36,26 +34,24 @@ class MetricStats:
         if not len(table):
             return
         code, places = cellform.places(table)
-        row = table.column("row").to_numpy() + row_offset
-        step, has_step = _filled(table.column("step"))
-        v, has_v = _filled(table.column("v"))
-        n = len(places)
-        new = _empty(n)
-        counts = np.bincount(code * len(KINDS) + kind, minlength=n * len(KINDS)).reshape(n, len(KINDS))
-        for name, kinds in _COUNTS.items():
-            new[name][:] = counts[:, kinds].sum(axis=1)
-        np.minimum.at(new["first_row"], code, row)
-        np.maximum.at(new["last_row"], code, row)
-        for end in _ENDS:
-            at = np.flatnonzero(row == new[f"{end}_row"][code])
-            new[f"{end}_step"][code[at]] = step[at]
-            new[f"has_{end}_step"][code[at]] = has_step[at]
-        new["last_v"][code[at]], new["has_last_v"][code[at]] = v[at], has_v[at]
-        number = np.flatnonzero((kind <= INT) & has_v)
-        np.fmin.at(new["min_v"], code[number], v[number])
-        np.fmax.at(new["max_v"], code[number], v[number])
-        seen = np.bincount(code, minlength=n) > 0  # a dictionary may hold keys that no cell of the batch has
-        self._merge(list(compress(places, seen)), {name: column[seen] for name, column in new.items()})
+        row = table.column("row").to_numpy()
+        v = np.where(kind <= INT, table.column("v").to_numpy(), np.nan)
+        if (row[1:] < row[:-1]).any():
+            by_row = np.argsort(row, kind="stable")
+            table, code, kind, row, v = table.take(pa.array(by_row)), code[by_row], kind[by_row], row[by_row], v[by_row]
+        # Sixteen bits are sorted by radix, many times faster.
+        order = np.argsort(code.astype(np.uint16) if len(places) < 1 << 16 else code, kind="stable")
+        starts = np.flatnonzero(np.diff(code[order], prepend=-1))
+        ends = {"first": order[starts], "last": order[np.append(starts[1:], len(order)) - 1]}
+        seen = code[ends["first"]]  # a dictionary may hold keys that no cell of the batch has
+        counts = np.bincount(code * len(KINDS) + kind, minlength=len(places) * len(KINDS)).reshape(-1, len(KINDS))
+        new = {name: counts[seen][:, kinds].sum(axis=1) for name, kinds in _COUNTS.items()}
+        for end, at in ends.items():
+            new[f"{end}_row"] = row[at] + row_offset
+            new[f"{end}_step"], new[f"has_{end}_step"] = _filled(table.column("step").take(pa.array(at)))
+        new["last_v"], new["has_last_v"] = _filled(table.column("v").take(pa.array(ends["last"])))
+        new["min_v"], new["max_v"] = np.fmin.reduceat(v[order], starts), np.fmax.reduceat(v[order], starts)
+        self._merge([places[i] for i in seen.tolist()], new)
 
     def load(self, rows: pa.Table) -> None:
         """Take over rows of `metric` (one generation of one run)."""
