@@ -81,3 +81,17 @@ def test_a_run_of_ten_thousand_keys(server: Server, tmp_path: Path) -> None:
             assert got == json.loads(rows[step])
     assert copy.sql("select count(*) from history") == [(1000 * 10_001,)]
     assert peak <= LIMIT_MB
+
+
+@pytest.mark.slow
+def test_cells_of_a_megabyte(server: Server, tmp_path: Path) -> None:
+    """Nothing tells how long texts are before they come; an answer that grows too long is asked for in parts."""
+    for start in range(0, 300, 5):
+        rows = [{"_step": i, "loss": 0.5, "text": chr(97 + i % 26) * 1_000_000} for i in range(start, start + 5)]
+        log_run(server, "heavy", "r", rows, offset=start, finish=start == 295)
+    copy = Copy(tmp_path / "copy", server.url, server.key)
+    peak = peak_mb(copy, "local/heavy")
+    print(f"peak RSS of a sync of 300 rows of 1 MB: {peak:.0f} MB")
+    found = copy.sql("select count(*), sum(length(text)), count(distinct text) from history where key = 'text'")
+    assert found == [(300, 300_000_000, 26)]
+    assert peak <= LIMIT_MB

@@ -7,8 +7,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
+import requests
 from serving import Server, serving
 from syncing import Copy, Proxy, log_run, logged, proxied, same, sampled
 
@@ -52,6 +54,46 @@ def test_runs_with_everything_they_have(server: Server, copy: Copy) -> None:
     same(copy.rows("whole", "r1", "system"), sampled(30))
     assert "1 new" in done.stdout
     assert "200 rows" in done.stdout
+
+
+def upload(server: Server, project: str, run_id: str, files: dict[str, bytes]) -> None:
+    """Put files beside a run, as the SDK does."""
+    query = (
+        "mutation F($i: CreateRunFilesInput!) { createRunFiles(input: $i) "
+        "{ uploadHeaders files { name uploadUrl } } }"
+    )
+    wanted = {"entityName": "local", "projectName": project, "runName": run_id, "files": list(files)}
+    for file in server.graphql(query, i=wanted)["createRunFiles"]["files"]:
+        url = urljoin(server.url, file["uploadUrl"])
+        assert requests.put(url, files[file["name"]], auth=("api", server.key), timeout=60).ok
+
+
+def test_file_manifests_and_the_bytes_of_the_metadata(server: Server, copy: Copy) -> None:
+    metadata = {"program": "train.py", "args": ["--lr", "0.1"], "git": {"commit": "abc"}, "note": "é"}
+    files = {f"media/images/{i:03}.png": b"x" * i for i in range(70)}
+    log_run(server, "files", "r", logged(3), finish=False)
+    upload(server, "files", "r", {"wandb-metadata.json": json.dumps(metadata).encode()})
+    upload(server, "files", "r", files)
+    assert server.stream("files", "r", complete=True, exitcode=0).ok
+    log_run(server, "files", "without", logged(3))
+    copy.sync("local/files")
+    run = copy.runs("files")["r"]
+    assert json.loads(run["metadata"]) == metadata
+    assert copy.runs("files")["without"]["metadata"] is None
+    held = dict(copy.sql("select name, size from files where run_id = 'r'"))
+    assert {name: held[name] for name in files} == {name: len(content) for name, content in files.items()}
+    assert "wandb-metadata.json" in held
+
+    # Nothing changed: not even looking at every run again fetches the metadata anew (viewer, listing, documents,
+    # the second page of the files, rows), and a glance in passing leaves out the files.
+    first = copy.files()
+    assert "; 5 requests" in copy.sync("local/files", "--full").stdout
+    assert "; 4 requests" in copy.sync("local/files").stdout
+    assert copy.files() == first
+
+    upload(server, "files", "r", {"wandb-metadata.json": json.dumps(metadata | {"note": "new"}).encode()})
+    copy.sync("local/files", "--full")
+    assert json.loads(copy.runs("files")["r"]["metadata"])["note"] == "new"
 
 
 def test_a_second_sync_writes_no_file_and_asks_little(server: Server, proxy: Proxy, copy: Copy) -> None:

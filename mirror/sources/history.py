@@ -19,10 +19,11 @@ from mirror.wandb.rows import RowsAnswer, step_of
 
 PAGE_BYTES = 4 << 20
 """Pages are sized to hold about as much, so that memory stays flat whatever the rows are."""
-_ROW_BYTES = 400
-"""What a row is taken for until one was seen."""
+_ROW_BYTES = 4000
+"""What a row is taken for if nothing tells how long rows are."""
+_GOOD_PAGES = 16
 _WALK_WIDTH = 1000
-_WALK_PAGES = 200
+_WALK_PAGES = 100
 """The SDK scans 1,000 steps at a time; up to that many pages we can afford the same."""
 
 Unranged: TypeAlias = int
@@ -44,7 +45,10 @@ class HistoryReader:
         self._catalogue = KeyCatalogue(run.history_keys)
         self.row_bytes = self._catalogue.row_bytes(self._said) or _ROW_BYTES
         self._most = page_rows
+        self._page_rows = page_rows
         self._total = 0
+        self._emitted = 0
+        self._good_pages = 0
         self._flow = self._read()
         self._question: Scan | Unranged | None = None
         self._advance(None)
@@ -70,12 +74,25 @@ class HistoryReader:
             self._now = answer.history_lines
         self._advance((asked if isinstance(asked, Range) else None, answer))
 
+    @property
+    def divisible(self) -> bool:
+        """Whether `shrink` could do something."""
+        question = self._question
+        return isinstance(question, Scan) and question.page > 1 and question.remaining != 1
+
     def shrink(self) -> bool:
         """Ask for less at once from now on; False if that is not possible."""
         if not isinstance(self._question, Scan) or not self._question.shrink():
             return False
         self._most = self._question.page
+        self._good_pages = 0
         return True
+
+    def _went_well(self) -> None:
+        """Pages that were made smaller after a failure grow again, slowly: what failed once may fail again."""
+        self._good_pages += 1
+        if self._good_pages % _GOOD_PAGES == 0:
+            self._most = min(2 * self._most, self._page_rows)
 
     def fail(self, error: str) -> None:
         """Give up. What was read so far stays held and is gone on with the next time."""
@@ -97,14 +114,10 @@ class HistoryReader:
             self._restart()
         if (yield from self._whole()):
             return self._done("rows")
-        said = self._said or 0
-        if said <= self._page(self.row_bytes):
-            if (yield from self._unranged()):
-                return self._done("rows, unranged")
-        elif self._catalogue.last_step is not None and self._catalogue.last_step < _WALK_WIDTH * _WALK_PAGES:
-            self._restart()
-            if (yield from self._walk()):
-                return self._done("rows, walked")
+        if (self._said or 0) <= self._page(self.row_bytes) and (yield from self._unranged()):
+            return self._done("rows, unranged")
+        if (self._catalogue.last_step or END) < _WALK_WIDTH * _WALK_PAGES and (yield from self._walk()):
+            return self._done("rows, walked")
         return self._incomplete()
 
     def _tail(self) -> _Flow:
@@ -165,13 +178,14 @@ class HistoryReader:
             asked, answer = yield scan
             if asked is None or not scan.accept(asked, answer.rows):
                 continue
+            self._went_well()
             if answer.rows:
-                self.row_bytes = max(1.0, answer.nbytes / len(answer.rows))
+                self.row_bytes = max(1.0, sum(map(len, answer.rows)) / len(answer.rows))
                 scan.page = self._page(self.row_bytes)
             rows = take(answer.rows)
             if rows is None:
                 return False
-            self._emit(rows, paged=scan.pages > 1 or not scan.done)
+            self._emit(rows, paged=self._emitted > 0 or not scan.done)
         return True
 
     def _unranged(self) -> _Flow:
@@ -185,6 +199,7 @@ class HistoryReader:
         return self._adds_up
 
     def _walk(self) -> _Flow:
+        self._restart()
         for lo in range(0, (self._catalogue.last_step or 0) + 1, _WALK_WIDTH):
             scan = Scan(lo, lo + _WALK_WIDTH, None, _WALK_WIDTH, step_of)
             yield from self._pages(scan, lambda rows: rows)
@@ -197,11 +212,12 @@ class HistoryReader:
 
     def _emit(self, rows: list[str], *, paged: bool) -> None:
         self._total += len(rows)
+        self._emitted += 1
         if rows:
             self.steps.append(Rows(self.key, rows, paged, self._catalogue.string_is_nonfinite))
 
     def _restart(self) -> None:
-        self._total = 0
+        self._total = self._emitted = 0
         self.steps.append(Restart(self.key))
 
     @property

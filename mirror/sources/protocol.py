@@ -32,12 +32,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A run to fetch. `memo` is what the source noted when the run was last fetched (see `Finished`)."""
+    """A run to fetch. `memo` is what the source noted when the run was last fetched (see `Finished`); `glance`
+    says that its listing has not changed, so that what costs a request of its own may be left out."""
 
     listed: ListedRun
     history: Held = Held()
     system: Held = Held()
     memo: str | None = None
+    glance: bool = False
 
     @property
     def key(self) -> RunKey:

@@ -53,7 +53,14 @@ class RunReader:
             return None
         weight = self._history.expected + (self.run.events_line_count or 0 if events else 0)
         range_, samples = (question, None) if isinstance(question, Range) else (None, question)
-        return RowsAsk(self.run.key.run_id, range_, samples, events, weight)
+        return RowsAsk(
+            self.run.key.run_id,
+            range_,
+            samples,
+            events,
+            weight,
+            divisible=self._history.divisible or (question is not None and events is not None),
+        )
 
     @property
     def expected_bytes(self) -> int:

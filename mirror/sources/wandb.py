@@ -18,13 +18,15 @@ from mirror.sources.protocol import Document, Finished, Manifest, Step, Trouble,
 from mirror.sources.run import RunReader
 from mirror.wandb import documents, listing, rows
 from mirror.wandb.client import Client, Viewer
-from mirror.wandb.transport import BRIEF, LONG, NORMAL, Patience, RefusedQuery, Traffic, UnknownFields
+from mirror.wandb.transport import BRIEF, LONG, NORMAL, Patience, RefusedQuery, TooLarge, Traffic
 
 PAGE_ROWS = 10_000
 """Rows asked for at once; five times fewer requests than with 2,000, and hardly faster beyond."""
 
 METADATA_FILE = "wandb-metadata.json"
 _METADATA_LIMIT = 16 << 20
+_ANSWER_LIMIT = 8 * PAGE_BYTES
+"""An answer that grows beyond is broken off and asked for in parts, unless it is one run's and one row's."""
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -111,7 +113,10 @@ class WandbSource:
 
         def ask(some: Sequence[Wanted], patience: Patience) -> list[documents.RunDocuments | None]:
             ids = [w.key.run_id for w in some]
-            answers, size = documents.fetch_documents(self.client, key.entity, key.project, ids, patience=patience)
+            limit = _ANSWER_LIMIT if len(some) > 1 else None
+            answers, size = documents.fetch_documents(
+                self.client, key.entity, key.project, ids, patience=patience, limit=limit
+            )
             self._runs_per_request.went_well(len(some), size)
             return answers
 
@@ -130,20 +135,24 @@ class WandbSource:
         yield from self._rows(readers)
 
     def _metadata(self, reader: RunReader) -> Future[bytes | None] | None:
-        """Start to download wandb-metadata.json, unless it is the one that is held."""
-        manifest = reader.documents.manifest
-        if manifest.next_page is not None:
+        """Complete the run's manifest; start to download wandb-metadata.json unless it is the one held."""
+        manifest = first = reader.documents.manifest
+        seen, _, held = (reader.wanted.memo or "").partition(".")
+        shown = _digest(first.count, [replace(f, url=None) for f in first.files])
+        if reader.wanted.glance and shown == seen:
+            reader.memo = f"{seen}.{held}"
+            return None
+        if first.next_page is not None:
             try:
-                manifest = documents.fetch_files(self.client, reader.run.key, manifest)
+                manifest = documents.fetch_files(self.client, reader.run.key, first)
             except SourceError as e:
                 reader.trouble("files", e)
                 return None
         reader.manifest = manifest
         entry = next((f for f in manifest.files if f.name == METADATA_FILE), None)
-        if entry is None:
-            return None
-        reader.memo = _digest(entry.md5, entry.size, entry.updated_at)
-        if reader.memo == reader.wanted.memo:
+        version = _digest(entry.md5, entry.size, entry.updated_at) if entry else ""
+        reader.memo = f"{shown}.{version}"
+        if entry is None or version == held:
             return None
         url = manifest.download_urls[METADATA_FILE]
         return self._downloads.submit(self.client.transport.download, url, limit=_METADATA_LIMIT)
@@ -190,7 +199,8 @@ class WandbSource:
     ) -> list[rows.RowsAnswer | None]:
         key = asking[0][0].run.key
         asks = [ask for _, ask in asking]
-        found = rows.fetch_rows(self.client, key.entity, key.project, asks, patience=patience)
+        limit = _ANSWER_LIMIT if len(asks) > 1 or asks[0].divisible else None
+        found = rows.fetch_rows(self.client, key.entity, key.project, asks, patience=patience, limit=limit)
         self._histories_per_request.went_well(len(asks), 0)
         return found
 
@@ -210,10 +220,8 @@ class WandbSource:
             return
         try:
             answers = ask(items, BRIEF if len(items) > 1 else alone)
-        except UnknownFields:
-            raise
-        except (TransientSourceError, RefusedQuery) as e:
-            if not self._is_well() and not second_try:
+        except (TransientSourceError, RefusedQuery, TooLarge) as e:
+            if not isinstance(e, TooLarge) and not self._is_well() and not second_try:
                 yield from self._isolated(items, ask, batch, alone, second_try=True)
             elif len(items) == 1:
                 yield items[0], e

@@ -110,7 +110,7 @@ class Committer:
         rid = self._writer.known(key.source, key.entity, key.project)[key.storage_id].rid
         with Reader(self._writer.layout.root) as reader:
             query = "select * from raw.system_metrics_live where rid = ? order by row"
-            cells = reader.connect().execute(query, [rid]).to_arrow_table()
+            cells = reader.connect().sql(query, params=[rid]).to_arrow_table()
             return {fingerprint(row) for row in rows_as_json(cells)}
 
     def _finish(self, step: Finished, run: _Current) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from mirror.errors import SourceError
@@ -102,7 +102,7 @@ def make_plan(
     return Plan(
         new=sorting.new,
         changed=sorting.changed,
-        rechecked=unchanged[:again],
+        rechecked=[replace(w, glance=not (full or named)) for w in unchanged[:again]],
         unchanged=len(unchanged) - again,
         waiting=waiting,
         gone=[] if named else [k for k in live if k.key.storage_id not in listed_ids],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from mirror.wandb.transport import loads
 
-_BYTES_PER_CELL = 28
+_NUMBER_BYTES = 28
 """A usual key, its number and the punctuation between them."""
+_OTHER_BYTES = 2000
+"""Texts, lists, histograms and media may be of any length; what is taken for it until it is seen."""
+_NUMBERS = {"number", "bool", "nil"}
 
 
 class KeyCatalogue:
@@ -20,21 +23,27 @@ class KeyCatalogue:
         document = document if isinstance(document, dict) else {}
         last = document.get("lastStep")
         self.last_step = int(last) if isinstance(last, int | float) and abs(last) < 2**62 else None
-        self.cells = 0
+        self._numbers = self._others = 0
         self._without_strings: set[str] = set()
         keys = document.get("keys")
         for key, entry in keys.items() if isinstance(keys, dict) else ():
             counts = entry.get("typeCounts") if isinstance(entry, dict) else None
             counts = [c for c in counts if isinstance(c, dict)] if isinstance(counts, list) else []
-            self.cells += sum(c["count"] for c in counts if isinstance(c.get("count"), int))
+            for c in counts:
+                if isinstance(c.get("count"), int):
+                    if c.get("type") in _NUMBERS:
+                        self._numbers += c["count"]
+                    else:
+                        self._others += c["count"]
             if counts and all(c.get("type") != "string" for c in counts):
                 self._without_strings.add(key)
 
     def row_bytes(self, lines: int | None) -> int | None:
         """About how many bytes a row has as JSON; None if the catalogue does not tell."""
-        if not self.cells or not lines:
+        cells = self._numbers + self._others
+        if not cells or not lines:
             return None
-        return 40 + _BYTES_PER_CELL * -(-self.cells // lines)
+        return 40 + (self._numbers * _NUMBER_BYTES + self._others * _OTHER_BYTES) // lines
 
     def string_is_nonfinite(self, key: str) -> bool:
         """True for keys that never held a string: their "NaN" and "Infinity" are numbers."""

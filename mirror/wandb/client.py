@@ -68,13 +68,13 @@ class Client:
         self.pages = app_url(transport.base_url)
 
     def ask(
-        self, build: Build, variables: dict[str, Any], *, patience: Patience = NORMAL
+        self, build: Build, variables: dict[str, Any], *, patience: Patience = NORMAL, limit: int | None = None
     ) -> tuple[dict[str, Any], int]:
         """The answer's data and size in bytes; asked again without fields that the server does not know."""
         query = build(self.fields)
         while True:
             try:
-                return self.transport.graphql(query, variables, patience=patience)
+                return self.transport.graphql(query, variables, patience=patience, limit=limit)
             except UnknownFields as e:
                 self.fields.forget(e.fields)
                 shorter = build(self.fields)

@@ -14,7 +14,7 @@ from mirror.wandb.client import Client, Fields, next_cursor, nodes, when
 from mirror.wandb.listing import LIGHT, fingerprint, key_of
 from mirror.wandb.transport import NORMAL, Patience
 
-HEAVY = ("user { name username }", "config", "summaryMetrics", "systemMetrics", "historyKeys")
+HEAVY = ("user { name username }", "config", "summaryMetrics", "systemMetrics", "historyKeys", "fileCount")
 FILES_AT_FIRST = 50
 FILES_PER_PAGE = 1000
 
@@ -28,6 +28,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     download_urls: dict[str, str]
     next_page: str | None
+    count: int | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class RunDocuments:
 
 
 def fetch_documents(
-    client: Client, entity: str, project: str, run_ids: Sequence[str], *, patience: Patience = NORMAL
+    client: Client,
+    entity: str,
+    project: str,
+    run_ids: Sequence[str],
+    *,
+    patience: Patience = NORMAL,
+    limit: int | None = None,
 ) -> tuple[list[RunDocuments | None], int]:
     """These runs, None for those that are gone, and the size of the answer in bytes. One request."""
 
@@ -53,7 +60,7 @@ def fetch_documents(
         )
 
     names = {f"n{i}": run_id for i, run_id in enumerate(run_ids)}
-    data, size = client.ask(build, {"entity": entity, "project": project, **names}, patience=patience)
+    data, size = client.ask(build, {"entity": entity, "project": project, **names}, patience=patience, limit=limit)
     shown = data.get("project") or {}
     found: list[RunDocuments | None] = []
     for i in range(len(run_ids)):
@@ -62,7 +69,11 @@ def fetch_documents(
             found.append(None)
             continue
         key = key_of(client.project_of(shown, entity), node)
-        found.append(RunDocuments(_run(client, key, node), fingerprint(node), _manifest(node.get("files"))))
+        found.append(
+            RunDocuments(
+                _run(client, key, node), fingerprint(node), _manifest(node.get("files"), node.get("fileCount"))
+            )
+        )
     return found, size
 
 
@@ -91,17 +102,17 @@ def fetch_files(client: Client, key: RunKey, first: Manifest) -> Manifest:
         urls |= page.download_urls
         after = page.next_page
     unique = {f.name: f for f in files}
-    return Manifest(tuple(unique.values()), urls, None)
+    return Manifest(tuple(unique.values()), urls, None, first.count)
 
 
 def _files(f: Fields) -> str:
     return f"{{ edges {{ cursor node {{ {f.of('File', _FILE)} }} }} pageInfo {{ endCursor hasNextPage }} }}"
 
 
-def _manifest(connection: Any) -> Manifest:
+def _manifest(connection: Any, count: int | None = None) -> Manifest:
     named = [node for node in nodes(connection) if node.get("name")]
     urls = {node["name"]: node.get("directUrl") or node.get("url") or "" for node in named}
-    return Manifest(tuple(_file(node) for node in named), urls, next_cursor(connection))
+    return Manifest(tuple(_file(node) for node in named), urls, next_cursor(connection), count)
 
 
 def _file(node: dict[str, Any]) -> FileEntry:

@@ -23,6 +23,8 @@ class RowsAsk:
     events: int | None = None
     weight: int = 1
     """About how many rows the answer will hold."""
+    divisible: bool = True
+    """Whether less could be asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,13 @@ class RowsAnswer:
 
 
 def fetch_rows(
-    client: Client, entity: str, project: str, asks: Sequence[RowsAsk], *, patience: Patience = NORMAL
+    client: Client,
+    entity: str,
+    project: str,
+    asks: Sequence[RowsAsk],
+    *,
+    patience: Patience = NORMAL,
+    limit: int | None = None,
 ) -> list[RowsAnswer | None]:
     """An answer for each ask, None where the run is gone. One request."""
     variables: dict[str, Any] = {"entity": entity, "project": project}
@@ -55,7 +63,7 @@ def fetch_rows(
             f" project(name: $project, entityName: $entity) {{ {runs} }} }}"
         )
 
-    data, _ = client.ask(build, variables, patience=patience)
+    data, _ = client.ask(build, variables, patience=patience, limit=limit)
     shown = data.get("project") or {}
     return [_answer(shown.get(f"r{i}")) for i in range(len(asks))]
 

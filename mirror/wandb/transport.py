@@ -80,6 +80,10 @@ class RefusedQuery(TerminalSourceError):
         return {p for e in self.errors for p in (e.get("path") or []) if isinstance(p, str)}
 
 
+class TooLarge(TerminalSourceError):
+    """The answer is longer than its receiver wants to hold at once: ask for less."""
+
+
 class UnknownFields(RefusedQuery):
     """The server does not know some fields; `fields` are (type, field) pairs."""
 
@@ -133,9 +137,9 @@ class Transport:
     # -- GraphQL ------------------------------------------------------------------------------------------
 
     def graphql(
-        self, query: str, variables: dict[str, Any], *, patience: Patience = NORMAL
+        self, query: str, variables: dict[str, Any], *, patience: Patience = NORMAL, limit: int | None = None
     ) -> tuple[dict[str, Any], int]:
-        """Ask; the answer's `data` and the size of its body. Raises a SourceError."""
+        """Ask; the answer's `data` and the size of its body, `limit` bytes at most. Raises a SourceError."""
         url = f"{self.base_url}/graphql"
         body = orjson.dumps({"query": query, "variables": variables})
 
@@ -143,7 +147,7 @@ class Transport:
             self.store_id = headers.get("X-Mirror-Store-Id", self.store_id)
             return self._data(status, text, headers), len(text)
 
-        return self._retrying("POST", url, body, patience, answer)
+        return self._retrying("POST", url, body, patience, answer, limit)
 
     def _data(self, status: int, text: bytes, headers: Any) -> dict[str, Any]:
         if 300 <= status < 400:
@@ -247,7 +251,7 @@ class Transport:
                 content = response.raw.read(limit and limit + 1, decode_content=True)
                 self.traffic.count(nbytes=response.raw.tell())
                 if limit and len(content) > limit:
-                    raise TerminalSourceError(f"`{_bare(url)}` holds more than {limit} bytes")
+                    raise TooLarge(f"`{_bare(url)}` answers with more than {limit} bytes")
                 return response.status_code, content, response.headers
         except requests.exceptions.SSLError as e:
             raise TerminalSourceError(
