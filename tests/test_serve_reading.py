@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -210,6 +211,47 @@ def test_a_page_can_be_continued_after_a_restart(tmp_path: Path) -> None:
         assert second["pageInfo"]["hasNextPage"] is True
         bad = server.post("/graphql", {"query": query, "variables": {"c": "nonsense"}}).json()
         assert "cursor" in bad["errors"][0]["message"]
+
+
+def test_filters_see_live_runs_of_every_project(tmp_path: Path) -> None:
+    query = """query($p: String!, $f: JSONString) { project(name: $p, entityName: "local") {
+        runs(filters: $f, order: "-config.n") { edges { node { name } } } } }"""
+
+    def names(server: Server, project: str, filters: str) -> list[str]:
+        found = server.graphql(query, p=project, f=filters)["project"]["runs"]["edges"]
+        return [edge["node"]["name"] for edge in found]
+
+    root = tmp_path / "mirror"
+    with serving(root) as writing, serving(root, "--read-only") as reading:
+        for project in ("a", "b"):
+            for n in range(4):
+                writing.upsert(project, f"{project}{n}", config=json.dumps({"n": {"value": n}}))
+            writing.stream(project, f"{project}0", complete=True, exitcode=0)
+        for server in (writing, reading):
+            assert names(server, "a", '{"config.n": {"$gte": 1}}') == ["a3", "a2", "a1"]
+            assert names(server, "b", '{"config.n": {"$lte": 2}}') == ["b2", "b1", "b0"]
+            assert names(server, "b", '{"state": "running"}') == ["b3", "b2", "b1"]
+        writing.upsert("b", "b1", config=json.dumps({"n": {"value": 9}}))
+        for server in (writing, reading):
+            assert names(server, "b", '{"config.n": {"$gt": 2}}') == ["b1", "b3"]
+
+
+def test_edits_of_many_at_once_are_all_kept(server: Server) -> None:
+    """Of a run in segments, by id, each touching another attribute: none undoes another."""
+    query = 'query { project(name: "edits", entityName: "local") { run(name: "e") { id notes group jobType tags } } }'
+    server.upsert("edits", "e")
+    assert server.stream("edits", "e", complete=True, exitcode=0).ok
+    drained(server)
+    run_id = server.graphql(query)["project"]["run"]["id"]
+    edit = "mutation($i: UpsertBucketInput!) { upsertBucket(input: $i) { inserted } }"
+    changes: list[dict[str, Any]] = [{"notes": "n"}, {"groupName": "g"}, {"jobType": "j"}, {"tags": ["t"]}]
+    threads = [Thread(target=server.graphql, args=(edit,), kwargs={"i": {"id": run_id} | c}) for c in changes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = server.graphql(query)["project"]["run"]
+    assert found == {"id": run_id, "notes": "n", "group": "g", "jobType": "j", "tags": ["t"]}
 
 
 def test_bad_filters_are_errors_that_name_what_is_wrong(server: Server) -> None:

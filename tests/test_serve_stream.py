@@ -279,6 +279,52 @@ def test_many_rows_are_drained_while_the_run_goes_on(tmp_path: Path) -> None:
         assert [json.loads(t)["_step"] for t in found["history"]] == list(range(12_050))
 
 
+@pytest.mark.slow
+def test_readers_never_see_a_run_halfway_while_runs_come_and_go(tmp_path: Path) -> None:
+    """Runs log, end and are drained; whoever looks sees each with all rows acknowledged so far, whatever the moment."""
+    with serving(tmp_path / "mirror") as server:
+        acknowledged: dict[str, int] = {}
+        stop = threading.Event()
+        wrong: list[Any] = []
+
+        def log(worker: int) -> None:
+            for n in range(10**6):
+                if stop.is_set():
+                    return
+                name = f"w{worker}-{n}"
+                server.upsert("p", name)
+                acknowledged[name] = 0
+                for i in range(3):
+                    if not post(server, name, i * 7, lines(i * 7, 7)).ok:
+                        wrong.append(("post", name))
+                    acknowledged[name] = (i + 1) * 7
+                server.stream("p", name, complete=True, exitcode=0)
+
+        def read() -> None:
+            query = """{ project(name: "p", entityName: "local") { runCount runs(first: 1000) { edges { node {
+                name state historyLineCount history(minStep: 0, maxStep: 100, samples: 100) } } } } }"""
+            while not stop.is_set():
+                before = dict(acknowledged)
+                found = server.graphql(query)["project"]
+                nodes = {e["node"]["name"]: e["node"] for e in (found or {"runs": {"edges": []}})["runs"]["edges"]}
+                for name, n in before.items():
+                    run = nodes.get(name)
+                    if run is None or len(run["history"]) < n or run["historyLineCount"] < n:
+                        wrong.append((name, n, run))
+                    elif [json.loads(t)["_step"] for t in run["history"]] != list(range(len(run["history"]))):
+                        wrong.append((name, "order", run))
+
+        threads = [threading.Thread(target=log, args=(n,)) for n in range(3)]
+        threads += [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(15)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert wrong[:3] == [] and len(acknowledged) > 10
+
+
 # -- kill -9 of the server ----------------------------------------------------------------------------------
 
 

@@ -23,9 +23,10 @@ from mirror.server.artifacts import Artifacts
 from mirror.server.auth import Hosts, Key, Signer, presented_key
 from mirror.server.blobs import Blob, Incoming, blob_path, incoming
 from mirror.server.context import Context
-from mirror.server.home import Found, Home
+from mirror.server.home import Home
 from mirror.server.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, read_body
 from mirror.server.listings import Listings
+from mirror.server.look import Found
 from mirror.server.rows import dumps
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from graphql import FieldNode, FragmentSpreadNode, GraphQLResolveInfo, SelectionSetNode, ValueNode, VariableNode
 
-from mirror.server.home import Found, Home, Look
+from mirror.server.home import Home
+from mirror.server.look import Found, Look
 
 if TYPE_CHECKING:
     from mirror.server.artifacts import Artifacts

@@ -1,7 +1,7 @@
-"""A mirror as the server sees it: the newest snapshot, the live runs, and the changes it makes to both.
+"""A served mirror: its snapshots, its live runs, and the changes a server makes to both.
 
-Every request looks through a `Look`: live documents first, then the newest snapshot, in this order. A run that
-is drained between the two is then seen live with the documents it ended with, never as it was before.
+A run is changed in one of two places: in the spool while it is live, through the writer when it is not. It moves
+between them under `_moving`, so that no change is made in the place that a run has just left.
 """
 
 from __future__ import annotations
@@ -9,176 +9,25 @@ from __future__ import annotations
 import secrets
 import string
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mirror.errors import AmbiguousError, UsageError
-from mirror.records import FileEntry, Project, Run, RunKey
+from mirror.errors import UsageError
+from mirror.records import FileEntry, Run, RunKey
 from mirror.server import ids
-from mirror.server.index import Place
 from mirror.server.live import ENDED, LiveRun, LiveRuns, drained, now, read_files
-from mirror.server.shelf import EPOCH, Shelf, Shelves, Stored
+from mirror.server.look import Found, Look
+from mirror.server.shelf import Shelf, Shelves
 from mirror.server.writing import WriterThread
 from mirror.store import LOCAL_SOURCE, Layout, Spool, Writer
 from mirror.store.live import last_version
 from mirror.store.locks import FileLock
 
-if TYPE_CHECKING:
-    from mirror.server.small_runs import Rows
-
 _RIDS_AT_A_TIME = 200
 _ID_LETTERS = string.ascii_lowercase + string.digits
-
-
-@dataclass(frozen=True)
-class Found:
-    """A run as a request sees it. `live` says that its lines are partly (or all) in the spool."""
-
-    rid: int
-    run: Run
-    live: bool
-    stored: Stored | None
-
-
-class Look:
-    """What one request sees."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.live = home.live_documents()
-        self.live_version = home.live.version if home.live else 0
-        self.together: list[Found] = []
-        """Runs this request asked for at once, in order: their rows are best read at once too."""
-        self.rows: dict[tuple[int, str], Rows] = {}
-        """Rows that were read ahead of being asked for, until they are (`small_runs`)."""
-        self._runs: dict[tuple[str, str, str], list[Found]] = {}
-
-    @cached_property
-    def shelf(self) -> Shelf:
-        """The newest snapshot when it was first needed: never older than the live documents."""
-        return self.home.shelves.newest()
-
-    @cached_property
-    def _live_names(self) -> dict[tuple[str, str, str], int]:
-        return {(r.key.entity, r.key.project, r.key.run_id): rid for rid, r in self.live.items()}
-
-    # -- runs ---------------------------------------------------------------------------------------------
-
-    def prefetch(self, entity: str, project: str, run_ids: Iterable[str], *, whole: bool = False) -> None:
-        """Look up many runs of a project at once, with their documents if `whole`."""
-        wanted = [r for r in dict.fromkeys(run_ids) if (entity, project, r) not in self._runs]
-        if not wanted:
-            return
-        for run_id in wanted:
-            rid = self._live_names.get((entity, project, run_id))
-            live = [] if rid is None else [Found(rid, self.live[rid], True, None)]
-            self._runs[(entity, project, run_id)] = live
-        if self.home.live and all(self._runs[(entity, project, r)] for r in wanted):
-            return  # all are logging here, and no name is given to a run of this server that another source has
-        index = self.shelf.index
-        places = [p for name in wanted for p in index.find(entity, project, name) if p.rid not in self.live]
-        for found in self._stored(places, whole):
-            self._runs[(entity, project, found.run.key.run_id)].append(found)
-            self.together.append(found)
-
-    def has_run(self, entity: str, project: str, run_id: str) -> bool:
-        return bool(self._runs.get((entity, project, run_id)))
-
-    def run(self, entity: str, project: str, run_id: str) -> Found | None:
-        """The run of that path; `AmbiguousError` if several sources have one."""
-        self.prefetch(entity, project, [run_id])
-        found = self._runs[(entity, project, run_id)]
-        if len(found) > 1:
-            sources = ", ".join(f"`{f.run.key.source}`" for f in found)
-            raise AmbiguousError(
-                f"`{entity}/{project}/{run_id}` names runs of several sources ({sources}): "
-                "ask for it with `mirror sql` and a condition on source"
-            )
-        return found[0] if found else None
-
-    def run_by_id(self, storage_id: str) -> Found | None:
-        """The run that is served under this id."""
-        elsewhere = ids.parse_mirrored_run_id(storage_id)
-        if elsewhere is None:
-            for rid, run in self.live.items():
-                if run.key.storage_id == storage_id:
-                    return Found(rid, run, True, None)
-        place = self.shelf.index.find_id(*(elsewhere or (self.home.source, storage_id)))
-        return next(iter(self._stored([place], True)), None) if place else None
-
-    def whole(self, found: Found) -> Found:
-        """The run with its documents."""
-        if found.stored is None or found.stored.whole:
-            return found
-        again = self.runs([found.rid], whole=True)
-        return again[0] if again else found
-
-    def runs(self, rids: list[int], *, whole: bool = True) -> list[Found]:
-        """Runs by rid, in this order; those that were deleted meanwhile are left out."""
-        places = [p for rid in rids if rid not in self.live and (p := self.shelf.index.get(rid))]
-        stored = {f.rid: f for f in self._stored(places, whole)}
-        stored |= {rid: Found(rid, self.live[rid], True, None) for rid in rids if rid in self.live}
-        return [stored[rid] for rid in rids if rid in stored]
-
-    def _stored(self, places: list[Place], whole: bool) -> list[Found]:
-        held = self.shelf.stored(places, whole=whole)
-        return [Found(p.rid, held[p.rid].run, False, held[p.rid]) for p in places if p.rid in held]
-
-    def listing(self, entity: str, project: str, condition: str, order: str) -> list[int]:
-        """rids of a project's runs, by SQL condition and order over the view `runs`."""
-        return self.shelf.listing(condition, order, entity, project, self._live_in(entity, project), self.live_version)
-
-    def by_creation(self, entity: str, project: str) -> list[int]:
-        """rids of all runs of a project, oldest first."""
-        stored = self.shelf.by_creation(entity, project)
-        if live := self._live_in(entity, project):
-            stored = [run for run in stored if run[1] not in live]
-            stored = sorted(stored + [(to_micros(r.created_at) or 0, rid) for rid, r in live.items()])
-        return [rid for _, rid in stored]
-
-    def _live_in(self, entity: str, project: str) -> dict[int, Run]:
-        return {rid: r for rid, r in self.live.items() if (r.key.entity, r.key.project) == (entity, project)}
-
-    # -- projects -----------------------------------------------------------------------------------------
-
-    def entities(self) -> set[str]:
-        return {*(p.entity for p in self.shelf.projects()), *(r.key.entity for r in self.live.values())}
-
-    def has_project(self, entity: str, project: str) -> bool:
-        return bool(
-            self._live_in(entity, project)
-            or self.shelf.by_creation(entity, project)
-            or any((p.entity, p.name) == (entity, project) for p in self.shelf.projects())
-        )
-
-    def run_count(self, entity: str, project: str) -> int:
-        """Runs of a project over all sources."""
-        live = self._live_in(entity, project)
-        new = sum(rid not in self.shelf.index.places for rid in live)
-        return len(self.shelf.by_creation(entity, project)) + new
-
-    def projects(self, entity: str, project: str | None = None) -> list[Project]:
-        """An entity's projects by name, or one of them; the same name in several sources is one project here."""
-        found: dict[str, Project] = {}
-        for here in self.shelf.projects():
-            if here.entity != entity or project not in (None, here.name):
-                continue
-            if (before := found.get(here.name)) is not None:
-                here = replace(
-                    before,
-                    description=before.description or here.description,
-                    created_at=min((c for c in (before.created_at, here.created_at) if c), default=None),
-                )
-            found[here.name] = here
-        for run in self.live.values():
-            if run.key.entity == entity and run.key.project not in found and project in (None, run.key.project):
-                name = run.key.project
-                found[name] = Project(run.key.source, entity, name, created_at=run.created_at)
-        return [found[name] for name in sorted(found)]
 
 
 class Home:
@@ -189,6 +38,7 @@ class Home:
         self.read_only = read_only
         self.entity = entity
         self._creating = threading.Lock()
+        self._moving = threading.RLock()
         self._rids: list[int] = []
         self._lock: FileLock | None = None
         self.pen: WriterThread | None = None
@@ -223,12 +73,24 @@ class Home:
     def look(self) -> Look:
         return Look(self)
 
+    def live_version(self) -> int:
+        """Changes whenever documents of live runs do."""
+        return self.live.version if self.live else hash(tuple(self._live_files()))
+
     def live_documents(self) -> Mapping[int, Run]:
+        """rid -> latest documents of every live run; in a read-only server, of those another one takes in."""
         if self.live:
             return self.live.documents()
-        folders = (f for f in self.layout.live.iterdir() if f.name.isdigit()) if self.layout.live.is_dir() else ()
-        found = {int(f.name): last_version(f) for f in folders}
+        found = {int(path.parent.name): last_version(path.parent) for path, _, _ in self._live_files()}
         return {rid: run for rid, run in found.items() if run}
+
+    def _live_files(self) -> list[tuple[Path, int, int]]:
+        found = []
+        for path in sorted(self.layout.live.glob("*/run.jsonl")):
+            with suppress(FileNotFoundError):  # drained this moment
+                stat = path.stat()
+                found.append((path, stat.st_size, stat.st_mtime_ns))
+        return [entry for entry in found if entry[0].parent.name.isdigit()]
 
     # -- changing -----------------------------------------------------------------------------------------
 
@@ -245,7 +107,8 @@ class Home:
             rid = live.find(key.entity, key.project, key.run_id)
             if rid is not None:
                 return rid, False
-            self._refuse_taken(key)
+            if (rid := self._taken(key)) is not None:
+                return rid, False
             if not self._rids:
                 self._rids = pen.do(lambda writer: [writer.reserve_rid() for _ in range(_RIDS_AT_A_TIME)])
             rid = self._rids.pop(0)
@@ -253,18 +116,20 @@ class Home:
             live.open(rid, run, {}, {})
             return rid, True
 
-    def _refuse_taken(self, key: RunKey) -> None:
+    def _taken(self, key: RunKey) -> int | None:
+        """The rid of the run of this server that has this path already; refuses paths that cannot be had."""
         index = self.shelves.newest().index
         if index.find_deleted(key.source, key.entity, key.project, key.run_id):
             raise UsageError(
                 f"run `{key.path}` was deleted; an id is not used twice: choose another one (`wandb.init(id=...)`)"
             )
-        others = index.find(key.entity, key.project, key.run_id)
-        if others:
+        for held in index.find(key.entity, key.project, key.run_id):
+            if held.source == key.source:
+                return held.rid
             raise UsageError(
-                f"`{key.path}` is a run mirrored from `{others[0].source}`: "
-                "choose another id, project or entity to log here"
+                f"`{key.path}` is a run mirrored from `{held.source}`: choose another id, project or entity to log here"
             )
+        return None
 
     def new_key(self, entity: str, project: str, run_id: str | None) -> RunKey:
         """Who a new run will be."""
@@ -275,11 +140,38 @@ class Home:
         """Make a run that had ended live again: its lines go on where they stopped."""
         _, live = self.writable()
         self.own(found)
-        assert found.stored
-        place = found.stored.place
-        found = self.look().whole(found)
-        run = replace(found.run, history_line_count=place.history_rows, events_line_count=place.system_rows)
-        live.open(found.rid, run, drained(place), self.stored_files(self.shelves.newest(), found.rid))
+        with self._moving:
+            look = self.look()
+            current = look.runs([found.rid])
+            if not current or current[0].stored is None:
+                return  # deleted, or live again
+            place = current[0].stored.place
+            run = replace(current[0].run, history_line_count=place.history_rows, events_line_count=place.system_rows)
+            live.open(found.rid, run, drained(place), self.stored_files(look.shelf, found.rid))
+
+    def _change(
+        self, found: Found, in_spool: Callable[[LiveRuns, LiveRun], None], in_segments: Callable[[Writer, Look], None]
+    ) -> None:
+        """Change a run where it is now; durable when this returns."""
+        pen, live = self.writable()
+        self.own(found)
+        with live.held(found.rid) as held:
+            if held is not None:
+                in_spool(live, held)
+                return
+
+        def job(writer: Writer) -> None:
+            # What jobs before this one have put must be in the snapshot that this one goes by.
+            writer.commit()
+            with self._moving:
+                with live.held(found.rid) as held:
+                    if held is not None:
+                        in_spool(live, held)
+                        return
+                in_segments(writer, self.look())
+                writer.commit()
+
+        pen.do(job)
 
     def own(self, found: Found) -> None:
         """Refuse to change a run of another source: a mirror holds what its source says."""
@@ -291,33 +183,26 @@ class Home:
 
     def edit(self, found: Found, changes: dict[str, Any]) -> None:
         """Change documents of a run without making it live."""
-        pen, live = self.writable()
-        self.own(found)
         changes = {name: value for name, value in changes.items() if getattr(found.run, name) != value}
-        if not changes:
-            return
-        with live.held(found.rid) as held:
-            if held is not None:
-                live.edit(held, **changes)
-                return
 
-        def job(writer: Writer) -> None:
-            current = self.look().runs([found.rid])
-            if current:
-                writer.put_run(replace(self.look().whole(current[0]).run, updated_at=now(), **changes))
+        def in_spool(live: LiveRuns, held: LiveRun) -> None:
+            live.edit(held, **changes)
 
-        pen.do(job)
+        def in_segments(writer: Writer, look: Look) -> None:
+            for current in look.runs([found.rid]):
+                writer.put_run(replace(current.run, updated_at=now(), **changes))
+
+        self.own(found)
+        if changes:
+            self._change(found, in_spool, in_segments)
 
     def set_state(self, found: Found, state: str) -> None:
         """Requeue a run (`pending`) or give it up (`failed`)."""
         _, live = self.writable()
         self.own(found)
         with live.held(found.rid) as held:
-            if held is not None:
-                if state in ENDED:
-                    live.end(held, state, None)
-                else:
-                    live.edit(held, state=state)
+            if held is not None and state in ENDED:
+                live.end(held, state, None)
                 return
         self.edit(found, {"state": state})
 
@@ -360,35 +245,22 @@ class Home:
         self._change_files(found, dict.fromkeys(names))
 
     def _change_files(self, found: Found, changes: Mapping[str, FileEntry | None]) -> None:
-        pen, live = self.writable()
-        self.own(found)
         added = [e for e in changes.values() if e is not None]
         gone = [name for name, e in changes.items() if e is None]
-        with live.held(found.rid) as held:
-            if held is not None:
-                if added:
-                    live.put_files(held, added)
-                if gone:
-                    live.drop_files(held, gone)
-                return
 
-        def job(writer: Writer) -> None:
-            # Jobs that share a commit cannot see each other's manifests in the snapshot: commit between them.
-            writer.commit()
-            held = self.stored_files(self.shelves.newest(), found.rid)
-            held |= {e.name: e for e in added}
-            writer.put_files(found.run.key, [e for n, e in held.items() if n not in gone])
+        def in_spool(live: LiveRuns, held: LiveRun) -> None:
+            if added:
+                live.put_files(held, added)
+            if gone:
+                live.drop_files(held, gone)
 
-        pen.do(job)
+        def in_segments(writer: Writer, look: Look) -> None:
+            manifest = self.stored_files(look.shelf, found.rid) | {e.name: e for e in added}
+            writer.put_files(found.run.key, [e for n, e in manifest.items() if n not in gone])
 
-
-def to_micros(at: datetime | None) -> int | None:
-    return None if at is None else (at - EPOCH) // timedelta(microseconds=1)
+        self._change(found, in_spool, in_segments)
 
 
 def _local_source(store_id: str) -> str:
     """The source of runs logged to this mirror: unlike that of any other mirror."""
     return f"{LOCAL_SOURCE}-{store_id[:12]}"
-
-
-__all__ = ["Found", "Home", "LiveRun", "Look"]

@@ -184,7 +184,7 @@ class LiveRuns:
         live.beat = at.timestamp()
         stale = run.heartbeat_at is None or (at - run.heartbeat_at).total_seconds() > 5
         changes = {name: value for name, value in changes.items() if getattr(run, name) != value}
-        if run.state in ENDED and "state" not in changes:
+        if run.state not in BEATING and "state" not in changes:
             changes["state"] = "running"
         if changes or stale:
             run = self._put(live, replace(run, heartbeat_at=at, updated_at=at, **changes))

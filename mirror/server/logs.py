@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from mirror.server.home import Found, Look
+from mirror.server.look import Found, Look
 from mirror.server.shelf import Shelf
 from mirror.store.console import parsed
 from mirror.store.live import live_logs

@@ -32,6 +32,7 @@ HEAVY = ("config_raw", "summary_raw", "system_summary", "history_keys", "metadat
 """Documents that listings leave out unless they are asked for."""
 
 _HELD_BYTES = 64 << 20
+_CONNECTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Shelf:
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A connection for `relation`s."""
-        return self._db.cursor()
+        with _CONNECTING:
+            return self._db.cursor()
 
     def relation(self, table: str, rids: Iterable[int]) -> str:
         """SQL of a FROM item with the rows of these runs, of all their versions, from the files that hold them."""

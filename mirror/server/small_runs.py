@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mirror.records import Stream
-from mirror.server.home import Found, Look
 from mirror.server.index import Place
+from mirror.server.look import Found, Look
 from mirror.store.cells import rows_as_json
 from mirror.store.schema import STREAM_TABLE
 

@@ -12,8 +12,8 @@ from mirror.errors import NotFoundError, UsageError
 from mirror.records import Project, Run
 from mirror.server import files, ids
 from mirror.server.context import Context, ProjectNode, RunNode, context
-from mirror.server.home import Found
 from mirror.server.live import now
+from mirror.server.look import Found
 from mirror.server.resolvers.runs import run_id_on_wire
 from mirror.server.rows import parse_row
 from mirror.store import Writer

@@ -104,7 +104,6 @@ def _runs(
     order: str | None = None,
     first: int | None = None,
     after: str | None = None,
-    names: list[str] | None = None,
 ) -> dict[str, Any]:
     ctx = context(info)
     page = ctx.listings.page(*_listing(ctx, node, filters, order), first, after)
@@ -157,7 +156,7 @@ RESOLVERS: dict[str, dict[str, Any]] = {
         "description": lambda node, info: _held(node, info).description,
         "access": lambda *_: "PRIVATE",
         "createdAt": _time("created_at"),
-        "updatedAt": _time("created_at"),
+        "updatedAt": lambda *_: None,
         "isBenchmark": lambda *_: False,
         "readOnly": lambda node, info: context(info).home.read_only,
         "user": lambda node, info: user(context(info).username, context(info)),
