@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pty
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -198,3 +202,25 @@ def test_pages_can_be_made_small(server: Server, proxy: Proxy, copy: Copy) -> No
     copy.sync("local/paged", "--page-size", "100", "--workers", "2")
     assert proxy.operations["RunRows"] >= 10
     same(copy.rows("paged", "r"), logged(1000))
+
+
+def test_bars_on_a_terminal(server: Server, copy: Copy) -> None:
+    """Names from outside reach the terminal as text, never as markup or as control codes."""
+    log_run(server, "[red]loud", "r", logged(10), displayName="\x1b]0;owned\x07")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        copy.command("local/[red]loud", "-v"), env=copy.environ() | {"TERM": "xterm"}, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    shown = b""
+    with suppress(OSError):  # how a terminal ends on Linux
+        while part := os.read(leader, 65536):
+            shown += part
+    os.close(leader)
+    assert process.wait(60) == 0
+    text = shown.decode()
+    assert "local/[red]loud" in text
+    assert "rows" in text
+    assert "logged in as local" in text
+    assert "10 rows" in text
+    assert "\x1b]0" not in text

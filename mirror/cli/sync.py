@@ -175,7 +175,8 @@ def _show_summary(result: Result, root: Path, verbose: bool, seconds: float) -> 
         parts.append(f"{_n(failed)} failed")
     if waiting := len({f.key.storage_id for outcome in result.outcomes for f in outcome.waiting}):
         parts.append(f"{_n(waiting)} in quarantine")
-    projects = f"{len(reports)} project{'s' * (len(reports) != 1)}"
+    reached = sum(r.outcome != "unreachable" for r in reports)
+    projects = f"{reached} project{'s' * (reached != 1)}"
     click.echo(
         f"Synced {projects} into {safe(str(root))}: {_n(total('runs_listed'))} runs, {', '.join(parts)}; "
         f"{_n(total('rows'))} rows; {_n(total('requests'))} requests, {_bytes(total('bytes'))} in {seconds:.1f} s."
