@@ -1,7 +1,7 @@
 """Writes the documents that are made from the code: docs/cli.md and docs/data-model.md.
 
-    python docs/generate.py            write them
-    python docs/generate.py --check    exit 1 if they are not up to date
+python docs/generate.py            write them
+python docs/generate.py --check    exit 1 if they are not up to date
 """
 
 from __future__ import annotations

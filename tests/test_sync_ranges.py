@@ -42,9 +42,7 @@ def read(served: Served, *, page: int, count: int | None, last: int | None, lo: 
     return rows
 
 
-steps = st.lists(
-    st.one_of(st.integers(0, 300), st.integers(0, 10**12), st.integers(61_000, 61_100)), max_size=300
-)
+steps = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 10**12), st.integers(61_000, 61_100)), max_size=300)
 
 
 @settings(max_examples=300, deadline=None)

@@ -63,8 +63,7 @@ def test_runs_with_everything_they_have(server: Server, copy: Copy) -> None:
 def upload(server: Server, project: str, run_id: str, files: dict[str, bytes]) -> None:
     """Put files beside a run, as the SDK does."""
     query = (
-        "mutation F($i: CreateRunFilesInput!) { createRunFiles(input: $i) "
-        "{ uploadHeaders files { name uploadUrl } } }"
+        "mutation F($i: CreateRunFilesInput!) { createRunFiles(input: $i) { uploadHeaders files { name uploadUrl } } }"
     )
     wanted = {"entityName": "local", "projectName": project, "runName": run_id, "files": list(files)}
     for file in server.graphql(query, i=wanted)["createRunFiles"]["files"]:
