@@ -254,6 +254,26 @@ def test_table_functions_of_this_duckdb_are_known() -> None:
     assert not [name for (name,) in rows.fetchall() if suspicious.search(name) and name in allowed]
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select " + "+".join(["1"] * 900),
+        "select " + "[" * 300 + "1" + "]" * 300,
+        "select count(*) from " + "(select * from " * 500 + "runs" + ")" * 500,
+        "select 1 where " + " or ".join(f"{i} = 1" for i in range(5000)),
+    ],
+    ids=["sum", "list", "subqueries", "or"],
+)
+def test_deep_statements_are_answered(reader: Reader, query: str) -> None:
+    assert len(ask(reader, query)) == 1
+
+
+@pytest.mark.parametrize("query", ["select " + "(" * 5000 + "1" + ")" * 5000, "select " + "+".join(["1"] * 3000)])
+def test_too_deep_statements_are_refused(reader: Reader, query: str) -> None:
+    with pytest.raises(QueryError, match="Max expression depth limit of 1000 exceeded; nest the query less"):
+        ask(reader, query)
+
+
 # -- messages -----------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,8 @@ def complaint(error: Exception, sql: str, db: duckdb.DuckDBPyConnection) -> str:
         others = ["queries read the mirror's own tables only (`show tables` lists them)"]
     elif table is not None and kind.startswith("Catalog"):
         first, others = _unknown_table(table[1], db)
+    elif first.startswith("Max expression depth"):
+        first, others = first.partition(".")[0], ["nest the query less"]
     elif others and others[0].startswith("LINE "):
         others = []
     hint = " ".join(others)

@@ -10,9 +10,7 @@ must be on a list: the mirror's data are tables.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -73,39 +71,41 @@ def _kind(statement: Any) -> str:
         return "a statement of an unknown kind"
 
 
+# DuckDB describes a SELECT as JSON and reads that JSON, too: it may nest deeper than Python's readers go.
+_LOOK = """
+with found as materialized (
+  select id, parent, key, atom->>'$' as name
+  from json_tree(json_serialize_sql(?, skip_null := true)) where atom is not null or key = 'function'
+)
+select 'error' as what, name from found where key = 'error' and name <> 'false'
+union all select 'node', name from found where key = 'type' and suffix(name, '_NODE')
+union all select 'function', name from found where key = 'function_name'
+union all
+select 'table function', n.name from found t
+join found f on f.parent = t.parent and f.key = 'function'
+join found n on n.parent = f.id and n.key = 'function_name'
+where t.key = 'type' and t.name = 'TABLE_FUNCTION'
+"""
+
+
 def _check_select(db: duckdb.DuckDBPyConnection, sql: str) -> None:
-    row = db.execute("select json_serialize_sql(?, skip_null := true)", [sql]).fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
-    if tree.get("error"):
+    found = db.execute(_LOOK, [sql]).fetchall()
+    if ("error", "true") in found or not any(what == "node" for what, _ in found):
         # Not every SELECT can be written down (a mix of parameters, say); its words still can be looked at.
         _check_words(_words(sql))
         return
-    for node in _nodes(tree):
-        kind = str(node.get("type", ""))
-        if kind.endswith("_NODE") and kind not in _READS:
-            what = kind.removesuffix("_NODE").removesuffix("_QUERY")
-            raise QueryError(f"refused {what} inside WITH: {REFUSED}")
-        if kind == "TABLE_FUNCTION":
-            _check_table_function(str(node["function"].get("function_name", "")))
-        elif node.get("class") == "FUNCTION" and str(node.get("function_name")).lower() in _FUNCTIONS_THAT_WRITE:
-            raise QueryError(f"refused {node['function_name']}(): {REFUSED}")
+    for what, name in found:
+        if what == "node" and name not in _READS:
+            raise QueryError(f"refused {name.removesuffix('_NODE').removesuffix('_QUERY')} inside WITH: {REFUSED}")
+        if what == "table function":
+            _check_table_function(name)
+        if what == "function" and name.lower() in _FUNCTIONS_THAT_WRITE:
+            raise QueryError(f"refused {name}(): {REFUSED}")
 
 
 def _check_table_function(name: str) -> None:
     if name.lower() not in _TABLE_FUNCTIONS:
         raise QueryError(f"refused {name}(): {_TABLES_ONLY}")
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object in DuckDB's description of a statement."""
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            yield node
-            waiting += node.values()
-        elif isinstance(node, list):
-            waiting += node
 
 
 def _words(sql: str) -> list[tuple[int, str]]:
