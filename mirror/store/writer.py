@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 LogLine = tuple[int, "datetime | None", "str | None", str]
 """Line number, time, level, text."""
 
-_T = TypeVar("_T")
 _RIDS_AT_A_TIME = 1000
 
 
