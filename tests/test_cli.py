@@ -273,3 +273,19 @@ def test_a_reader_needs_no_write_permission_and_leaves_nothing(root: Path, tmp_p
         ok(*args, env=env)
     assert sorted(str(p) for p in root.rglob("*")) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_repair(tmp_path: Path) -> None:
+    root = asking.fill(tmp_path / "m")
+    done = call("repair", "--mirror", str(root))
+    assert done.returncode == 0 and "0 are missing or damaged" in done.stdout
+    (root / "catalog.sqlite").write_bytes(b"x" * 100)
+    assert "it was rebuilt from the files" in ok("repair", "--mirror", str(root))
+    (lost,) = (root / "data" / "history").rglob("*.parquet")
+    lost.unlink()
+    done = call("repair", "--mirror", str(root))
+    assert done.returncode == 1 and "1 are missing or damaged" in done.stdout
+    assert f"lost: {lost.relative_to(root)}" in done.stdout and "incomplete: team/digits/run1" in done.stdout
+    assert "Incomplete: 3 runs" in ok("status", "--mirror", str(root))
+    done = call("repair", "--mirror", str(tmp_path / "nothing"))
+    assert done.returncode == 1 and done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1

@@ -14,7 +14,12 @@ from mirror.query.sql import execute
 if TYPE_CHECKING:
     from mirror.store import Reader
 
-_PROJECTS = """
+# Of a run whose source said nothing about its history, and that never got one, nothing is missing.
+_MISSING = (
+    "not {0}.history_complete and {0}.deleted_at is null "
+    "and ({0}.history_road is not null or {0}.history_total is not null)"
+)
+_PROJECTS = f"""
 with everything as (
   select source, entity, project from projects
   union select source, entity, project from runs
@@ -25,7 +30,7 @@ select
   count(r.rid) as runs,
   count(r.rid) filter (where r.state = 'running') as running,
   count(r.rid) filter (where r.deleted_at is not null) as deleted,
-  count(r.rid) filter (where not r.history_complete and r.deleted_at is null) as incomplete,
+  count(r.rid) filter (where {_MISSING.format("r")}) as incomplete,
   count(r.rid) filter (where not r.history_lossless) as lossy,
   count(r.rid) filter (where r.system_sampled) as system_sampled,
   coalesce(sum(r.history_rows), 0)::bigint as history_rows,
@@ -40,10 +45,10 @@ select source, entity, project, finished_at as at, outcome, message from (
   select *, row_number() over (partition by source, entity, project order by finished_at desc) as n from sync_log
 ) where n = 1
 """
-_INCOMPLETE = """
+_INCOMPLETE = f"""
 select runs.source, runs.entity || '/' || runs.project || '/' || runs.run_id as path, runs.state,
        runs.history_rows, runs.history_total, runs.history_note
-from runs where not runs.history_complete and runs.deleted_at is null and {where} order by path, source
+from runs where {_MISSING.format("runs")} and {{where}} order by path, source
 """
 _QUARANTINE = """
 select runs.source, runs.entity || '/' || runs.project || '/' || runs.run_id as path, runs.stage, runs.error,
