@@ -102,8 +102,8 @@ def watched(root: Path, truth: Path) -> Iterator[None]:
         finally:
             watcher.terminate()
             said = watcher.communicate(timeout=60)[0].splitlines()
-    assert said[-1].startswith("LOOKS") and int(said[-1].split()[1]) >= 5, said
     assert said[:-1] == []
+    assert said[-1].startswith("LOOKS") and int(said[-1].split()[1]) >= 1, said
 
 
 def truth_of(root: Path, file: Path) -> Path:
@@ -122,31 +122,30 @@ def test_a_sync_killed_twenty_times(tmp_path: Path) -> None:
         duration = time.monotonic() - began
         calm = content(tmp_path / "calm")
         assert len(calm["runs"]) == 200
-        root, kills, first = tmp_path / "killed", 0, False
-        with watched(root, truth_of(tmp_path / "calm", tmp_path / "truth.parquet")):
-            while kills < 20:
-                with subprocess.Popen(sync(server, root), env=environment(server)) as process:
-                    time.sleep(chance.uniform(0.2, 0.9 * duration))
-                    if process.poll() is None:
-                        process.kill()
-                        kills += 1
-                    elif not first:
-                        first = True  # it was faster than its killer: start over on a fresh mirror
-                if first:
-                    same(content(root), calm)
-                    first = False
-                    kills += 1
-                    subprocess.run(["rm", "-rf", str(root)], check=True)
-            subprocess.run(sync(server, root), env=environment(server), check=True, timeout=300)
-        same(content(root), calm)
-        left = [p for p in root.rglob("*") if p.suffix == ".tmp" or p.parent.name == "sessions"]
-        assert left == []
-        with Writer(
-            root
-        ) as writer:  # what compaction replaced goes when its grace period is over; nothing else is left
-            vacuum(writer.layout, writer.catalog, grace=timedelta(0))
-        with Reader(root) as reader:
-            assert {str(p) for p in (root / "data").rglob("*.parquet")} == set(reader.files)
+        truth = truth_of(tmp_path / "calm", tmp_path / "truth.parquet")
+        kills = mirrors = 0
+        while kills < 20:  # a mirror that is complete before its twentieth kill is followed by a fresh one
+            mirrors += 1
+            root = tmp_path / f"killed{mirrors}"
+            with watched(root, truth):
+                complete = False
+                while kills < 20 and not complete:
+                    with subprocess.Popen(sync(server, root), env=environment(server)) as process:
+                        time.sleep(chance.uniform(0.2, 0.9 * duration))
+                        if complete := process.poll() is not None:
+                            assert process.returncode == 0
+                        else:
+                            process.kill()
+                            kills += 1
+                subprocess.run(sync(server, root), env=environment(server), check=True, timeout=300)
+                same(content(root), calm)
+            left = [p for p in root.rglob("*") if p.suffix == ".tmp" or p.parent.name == "sessions"]
+            assert left == []
+            with Writer(root) as writer:  # what compaction replaced goes after its grace period; nothing else is left
+                vacuum(writer.layout, writer.catalog, grace=timedelta(0))
+            with Reader(root) as reader:
+                assert {str(p) for p in (root / "data").rglob("*.parquet")} == set(reader.files)
+        print("kills", kills, "mirrors", mirrors)
 
 
 def test_a_server_killed_twenty_times_while_runs_log(tmp_path: Path) -> None:
