@@ -30,6 +30,8 @@ from syncing import Copy, Proxy, proxied
 import mirror
 from mirror.store import Reader
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ABSENT = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
 Difference = tuple[tuple[Any, ...], Any, Any]
