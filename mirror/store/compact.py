@@ -29,8 +29,8 @@ FEW = 10
 _STEP = 8.0  # each size class is this many times the one below
 # What is merged at a time, so that memory stays flat: rows, and bytes before compression (cells can be long).
 _MOST_ROWS = {"runs": 10_000, "config": 500_000, "summary": 500_000, "metric": 250_000}
-_MOST_CELLS = 1_000_000
-_MOST_BYTES = 48 << 20
+_MOST_CELLS = 600_000
+_MOST_BYTES = 32 << 20
 GRACE = timedelta(minutes=10)
 _STREAM = {table: stream for stream, table in STREAM_TABLE.items()}
 _VERSION = {"runs": "gen", "config": "config_gen", "summary": "summary_gen", "metric": "metric_gen"}

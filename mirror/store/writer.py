@@ -51,7 +51,7 @@ class Writer:
         root: str | Path,
         *,
         create: bool = True,
-        flush_bytes: int = 48 << 20,
+        flush_bytes: int = 32 << 20,
         flush_seconds: float | None = None,
     ) -> None:
         self.layout = Layout(root)
