@@ -145,6 +145,119 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class ItemKey:
+    """Who a sweep, a collection, an artifact or a report is: `storage_id` is what the server never reuses."""
+
+    source: str
+    storage_id: str
+    entity: str
+    project: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep. `key.storage_id` is GraphQL `Sweep.id`, `sweep_id` its `name`; `config` is the wire's YAML."""
+
+    key: ItemKey
+    sweep_id: str
+    name: str | None = None
+    description: str | None = None
+    state: str | None = None
+    config: str | None = None
+    best_loss: float | None = None
+    run_count: int | None = None
+    username: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ArtifactCollection:
+    """A sequence of artifact versions."""
+
+    key: ItemKey
+    type: str
+    collection: str
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ArtifactEntry:
+    """An entry of a manifest. `path` is chosen by strangers: never join it to a folder without checking.
+    `digest` is the base64 md5 of a file, or what the reference handler made; `extra` is JSON text."""
+
+    path: str
+    digest: str | None = None
+    size: int | None = None
+    ref: str | None = None
+    birth_id: str | None = None
+    extra: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ArtifactUse:
+    """A run that used an artifact."""
+
+    entity: str
+    project: str
+    run_id: str
+    used_as: str | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One version of a collection. `aliases` leave out the implicit `vN`. `entries` or `uses` of None mean
+    that they were not asked for, and keep what is held."""
+
+    key: ItemKey
+    type: str
+    collection: str
+    version: int | None = None
+    state: str | None = None
+    digest: str | None = None
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    description: str | None = None
+    metadata: str | None = None
+    size: int | None = None
+    file_count: int | None = None
+    history_step: int | None = None
+    ttl_seconds: int | None = None
+    commit_hash: str | None = None
+    manifest_sha256: str | None = None
+    run_entity: str | None = None
+    run_project: str | None = None
+    run_id: str | None = None
+    username: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    entries: Sequence[ArtifactEntry] | None = None
+    uses: Sequence[ArtifactUse] | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report (W&B calls it a view). `spec` is the wire's JSON text."""
+
+    key: ItemKey
+    name: str
+    type: str = "runs"
+    title: str | None = None
+    description: str | None = None
+    spec: str | None = None
+    username: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+Item = Sweep | ArtifactCollection | Artifact | Report
+
+
+@dataclass(frozen=True)
 class Failure:
     """A run (or a whole project) that could not be fetched: a row of the quarantine."""
 

@@ -151,6 +151,122 @@ create table logs (                    -- Console lines.
   text  varchar not null               -- the line
 );
 
+create table sweeps (                  -- One row per version of a sweep.
+  rid         bigint not null,         -- who: sweeps, artifacts and reports are numbered like runs, and with them
+  gen         bigint not null,         -- version; the highest one is live
+  source      varchar not null,        -- canonical host
+  entity      varchar not null,        -- owner
+  project     varchar not null,        -- project
+  sweep_id    varchar not null,        -- sweep id (W&B's Sweep.name); unique in its project
+  storage_id  varchar not null,        -- the server's storage id
+  name        varchar,                 -- display name
+  description varchar,                 -- description
+  state       varchar,                 -- PENDING, RUNNING, PAUSED, FINISHED, STOPPED, CANCELED, ... as served
+  config      varchar,                 -- sweep configuration as JSON
+  config_raw  varchar,                 -- sweep configuration verbatim (YAML)
+  method      varchar,                 -- grid, random, bayes
+  metric      varchar,                 -- metric the sweep optimises
+  goal        varchar,                 -- minimize, maximize
+  best_loss   double,                  -- best value, as the server says
+  run_count   bigint,                  -- runs, as the server says
+  username    varchar,                 -- user name of the user who made it
+  created_at  timestamptz,             -- when the server made it
+  updated_at  timestamptz,             -- last change
+  mirrored_at timestamptz not null,    -- when this version was written
+  deleted_at  timestamptz              -- when it was found gone at its source
+);
+
+create table artifact_collections (    -- One row per version of an artifact collection (a sequence of versions).
+  rid         bigint not null,         -- who
+  gen         bigint not null,         -- version; the highest one is live
+  source      varchar not null,        -- canonical host
+  entity      varchar not null,        -- owner
+  project     varchar not null,        -- project
+  storage_id  varchar not null,        -- the server's storage id
+  type        varchar not null,        -- artifact type, e.g. model
+  collection  varchar not null,        -- name; unique in its project
+  description varchar,                 -- description
+  tags        varchar[],               -- tags of the collection
+  created_at  timestamptz,             -- when the server made it
+  updated_at  timestamptz,             -- last change
+  mirrored_at timestamptz not null,    -- when this version was written
+  deleted_at  timestamptz              -- when it was deleted, or found gone at its source
+);
+
+create table artifacts (               -- One row per version of what is known of an artifact version.
+  rid            bigint not null,      -- who
+  gen            bigint not null,      -- version of this row; the highest one is live
+  source         varchar not null,     -- canonical host
+  entity         varchar not null,     -- owner
+  project        varchar not null,     -- project
+  storage_id     varchar not null,     -- the server's storage id
+  type           varchar not null,     -- artifact type, e.g. model
+  collection     varchar not null,     -- collection (sequence) it was logged to
+  version        integer,              -- number within the collection: 3 is `v3`
+  state          varchar,              -- PENDING, COMMITTED, DELETED
+  digest         varchar,              -- digest of the manifest's entries: W&B's manifest MD5, hex
+  aliases        varchar[],            -- aliases, without the implicit `vN`
+  tags           varchar[],            -- tags
+  description    varchar,              -- description
+  metadata       varchar,              -- metadata, JSON as it came over the wire
+  size           bigint,               -- bytes of all entries
+  file_count     bigint,               -- entries
+  history_step   bigint,               -- step of the run that logged it, where told
+  ttl_seconds    bigint,               -- time to live, where set
+  commit_hash    varchar,              -- the server's commit hash
+  manifest_sha256 varchar,             -- blob of the manifest's bytes, where held
+  run_entity     varchar,              -- the run that logged it: entity
+  run_project    varchar,              -- ... project
+  run_id         varchar,              -- ... run id
+  username       varchar,              -- user name of the user who made it
+  created_at     timestamptz,          -- when the server made it
+  updated_at     timestamptz,          -- last change
+  entries_gen    bigint not null,      -- live version of its rows in `artifact_entries`
+  uses_gen       bigint not null,      -- live version of its rows in `artifact_uses`
+  mirrored_at    timestamptz not null, -- when this version was written
+  deleted_at     timestamptz           -- when it was deleted, or found gone at its source
+);
+
+create table artifact_entries (        -- Manifests: one row per entry of an artifact version.
+  rid      bigint not null,            -- which artifact
+  gen      bigint not null,            -- version; live is artifacts.entries_gen
+  path     varchar not null,           -- path inside the artifact, as logged
+  digest   varchar,                    -- base64 md5 of a file; the ETag or the address of a reference
+  size     bigint,                     -- bytes
+  ref      varchar,                    -- address of a reference (s3://, https://, wandb-artifact://); null for files
+  birth_id varchar,                    -- id of the artifact that first held the file
+  extra    varchar,                    -- the manifest's `extra`, JSON
+  sha256   varchar                     -- blob with the bytes, where they are held
+);
+
+create table artifact_uses (           -- Lineage: one row per run that used an artifact version.
+  rid     bigint not null,             -- which artifact
+  gen     bigint not null,             -- version; live is artifacts.uses_gen
+  entity  varchar not null,            -- entity of the run
+  project varchar not null,            -- project of the run
+  run_id  varchar not null,            -- run id
+  used_as varchar                      -- name the run used it under
+);
+
+create table reports (                 -- One row per version of a report.
+  rid         bigint not null,         -- who
+  gen         bigint not null,         -- version; the highest one is live
+  source      varchar not null,        -- canonical host
+  entity      varchar not null,        -- owner
+  project     varchar not null,        -- project
+  storage_id  varchar not null,        -- the server's storage id
+  name        varchar not null,        -- the server's name of the view
+  type        varchar not null,        -- runs, runs/draft, ...
+  title       varchar,                 -- display name
+  description varchar,                 -- description
+  spec        varchar,                 -- content, JSON as it came over the wire
+  username    varchar,                 -- user name of the author
+  created_at  timestamptz,             -- when the server made it
+  updated_at  timestamptz,             -- last change
+  mirrored_at timestamptz not null,    -- when this version was written
+  deleted_at  timestamptz              -- when it was deleted, or found gone at its source
+);
+
 create table projects (                -- One row per version of a project.
   source      varchar not null,        -- canonical host
   entity      varchar not null,        -- owner

@@ -47,6 +47,27 @@ create view logs as                    -- One row per console line.
 select l.source, l.entity, l.project, l.run_id, c.* exclude (gen)
 from raw.logs c join raw.live l on l.rid = c.rid and l.logs_gen = c.gen;
 
+create view sweeps as                  -- One row per sweep; its runs are those of `runs` with this sweep.
+select * exclude (rid, gen) from raw.sweeps_live;
+
+create view artifact_collections as    -- One row per collection of artifacts.
+select * exclude (rid, gen) from raw.artifact_collections_live;
+
+create view artifacts as               -- One row per artifact version, deleted ones included (deleted_at).
+select * exclude (rid, gen, entries_gen, uses_gen) from raw.artifacts_live;
+
+create view artifact_entries as        -- One row per entry of an artifact version.
+select a.source, a.entity, a.project, a.type, a.collection, a.version, e.* exclude (rid, gen), a.storage_id
+from raw.artifact_entries e join raw.artifacts_live a on a.rid = e.rid and a.entries_gen = e.gen;
+
+create view artifact_uses as           -- One row per run that used an artifact version; run_* name the run.
+select a.source, a.entity, a.project, a.type, a.collection, a.version, u.entity as run_entity,
+       u.project as run_project, u.run_id, u.used_as, a.storage_id
+from raw.artifact_uses u join raw.artifacts_live a on a.rid = u.rid and a.uses_gen = u.gen;
+
+create view reports as                 -- One row per report.
+select * exclude (rid, gen) from raw.reports_live;
+
 create view projects as                -- One row per project.
 select p.* exclude (gen)
 from raw.projects p

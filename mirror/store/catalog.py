@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mirror.errors import StoreError
-from mirror.records import Failure, Fetched, RunKey, Stream
+from mirror.records import Failure, Fetched, ItemKey, RunKey, Stream
 from mirror.resources import folder, text
 from mirror.store.disk import explained
 from mirror.store.layout import Layout, check_version
@@ -67,6 +67,23 @@ class Identity:
     digest: str = ""
     fingerprint: str | None = None
     checked_at: str | None = None
+    missing: int = 0
+    deleted_at: str | None = None
+
+
+@dataclass
+class ItemIdentity:
+    """The catalog's row of a sweep, a collection, an artifact or a report; `kind` is its table."""
+
+    rid: int
+    kind: str
+    key: ItemKey
+    gen: int = 0
+    digest: str = ""
+    entries_gen: int = 0
+    entries_digest: str = ""
+    uses_gen: int = 0
+    uses_digest: str = ""
     missing: int = 0
     deleted_at: str | None = None
 
@@ -260,6 +277,48 @@ class Catalog:
         row = self.db.execute("select gen from runs where rid = ?", [rid]).fetchone()
         return int(row[0]) if row else 0
 
+    # -- items --------------------------------------------------------------------------------------------
+
+    _ITEM = (
+        "rid, kind, source, storage_id, entity, project, gen, digest, entries_gen, entries_digest, uses_gen, "
+        "uses_digest, missing, deleted_at"
+    )
+
+    def _item(self, row: Sequence[Any]) -> ItemIdentity:
+        rid, kind, source, storage_id, entity, project, *rest = row
+        return ItemIdentity(rid, kind, ItemKey(source, storage_id, entity, project), *rest)
+
+    def find_item(self, kind: str, source: str, storage_id: str) -> ItemIdentity | None:
+        query = f"select {self._ITEM} from items where kind = ? and source = ? and storage_id = ?"
+        row = self.db.execute(query, [kind, source, storage_id]).fetchone()
+        return self._item(row) if row else None
+
+    def project_items(self, kind: str, source: str, entity: str, project: str) -> list[ItemIdentity]:
+        query = f"select {self._ITEM} from items where kind = ? and source = ? and entity = ? and project = ?"
+        return [self._item(row) for row in self.db.execute(query, [kind, source, entity, project])]
+
+    def save_item(self, i: ItemIdentity) -> None:
+        held = self.db.execute("select gen from items where rid = ?", [i.rid]).fetchone()
+        if held and held[0] > i.gen:
+            raise StoreError(
+                f"`{i.key.storage_id}` of `{i.key.entity}/{i.key.project}` was changed by another writer meanwhile: "
+                "run the command again"
+            )
+        k = i.key
+        self.db.execute(
+            f"insert or replace into items ({self._ITEM}) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            [
+                i.rid, i.kind, k.source, k.storage_id, k.entity, k.project, i.gen, i.digest, i.entries_gen,
+                i.entries_digest, i.uses_gen, i.uses_digest, i.missing, i.deleted_at,
+            ],
+        )  # fmt: skip
+
+    def doubt_items(self, rids: Iterable[int]) -> None:
+        """Treat these items as unknown, so that they are written whatever they are when they are put again."""
+        self.db.executemany(
+            "update items set digest = '', entries_digest = '', uses_digest = '' where rid = ?", [[rid] for rid in rids]
+        )
+
     # -- streams ------------------------------------------------------------------------------------------
 
     def streams(self, rids: Iterable[int]) -> dict[tuple[int, str], dict[bool, StreamState]]:
@@ -314,16 +373,10 @@ class Catalog:
         self.db.execute(
             "insert into files values (?,?,?,?,?,?,?,?,null)",
             [
-                file.path,
-                file.table,
-                file.rows,
-                file.bytes,
-                file.sha256,
-                json.dumps(file.rids),
-                file.version,
+                file.path, file.table, file.rows, file.bytes, file.sha256, json.dumps(file.rids), file.version,
                 snapshot,
             ],
-        )
+        )  # fmt: skip
 
     def files(self) -> list[FileRow]:
         query = (
@@ -334,12 +387,12 @@ class Catalog:
     def remove_files(self, paths: Sequence[str], snapshot: int) -> None:
         self.db.executemany("update files set removed = ? where path = ?", [[snapshot, path] for path in paths])
 
-    def versions(self, rids: Sequence[int], column: str) -> Iterator[tuple[int, int]]:
-        """(rid, live version) of these runs; `column` is gen, config_gen, summary_gen or metric_gen."""
+    def versions(self, rids: Sequence[int], column: str, of: str = "runs") -> Iterator[tuple[int, int]]:
+        """(rid, live version) of these runs, or items if `of` says so; `column` is gen, config_gen, ..."""
         for start in range(0, len(rids), 500):
             part = rids[start : start + 500]
             marks = ",".join("?" * len(part))
-            yield from self.db.execute(f"select rid, {column} from runs where rid in ({marks})", list(part))
+            yield from self.db.execute(f"select rid, {column} from {of} where rid in ({marks})", list(part))
 
     def superseded_rows(self, table: str) -> int:
         row = self.db.execute("select rows from superseded where tbl = ?", [table]).fetchone()
@@ -414,17 +467,10 @@ class Catalog:
         self.db.execute(
             "insert or replace into quarantine values (?,?,?,?,?,?,?,?,?)",
             [
-                k.source,
-                k.storage_id,
-                k.entity,
-                k.project,
-                k.run_id,
-                f.stage,
-                f.error,
-                f.attempts,
+                k.source, k.storage_id, k.entity, k.project, k.run_id, f.stage, f.error, f.attempts,
                 iso(f.next_try),
             ],
-        )
+        )  # fmt: skip
 
     def forget_failure(self, key: RunKey, stage: str) -> None:
         self.db.execute(

@@ -55,10 +55,12 @@ class OpenRun:
 @dataclass
 class Batch:
     """What was put since the last commit. `cells` are (rid, gen, first row, cells) by table and shard, `rows`
-    are rows of other tables, `later` is what else the transaction has to do."""
+    are rows of other tables, `superseded` counts the versions these replace, `later` is what else the transaction
+    has to do."""
 
     cells: dict[tuple[str, int], list[tuple[int, int, int, pa.Table]]] = field(default_factory=dict)
     rows: dict[str, list[pa.Table]] = field(default_factory=dict)
+    superseded: dict[str, int] = field(default_factory=dict)
     later: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -115,7 +117,7 @@ class Committer:
         made: list[tuple[str, int, pa.Table]] = []
         made += [(table, shard, segments.sorted_cells(parts)) for (table, shard), parts in batch.cells.items() if parts]
         made += [(table, 0, pa.concat_tables(parts)) for table, parts in batch.rows.items()]
-        superseded: dict[str, int] = {}
+        superseded = dict(batch.superseded)
         made += [(table, 0, rows) for table, rows in self._document_rows(dirty, at, superseded).items()]
         made = [part for part in made if part[2].num_rows]
         if not (made or dirty or batch.later):

@@ -21,7 +21,7 @@ from mirror.store import segments
 from mirror.store.catalog import Catalog, FileRow, iso, now
 from mirror.store.layout import Layout
 from mirror.store.locks import held
-from mirror.store.schema import CELL_TABLES, STREAM_TABLE, tables
+from mirror.store.schema import CELL_TABLES, ITEM_TABLES, STREAM_TABLE, tables
 from mirror.store.snapshot import publish
 
 FEW = 10
@@ -33,7 +33,16 @@ _MOST_CELLS = 600_000
 _MOST_BYTES = 32 << 20
 GRACE = timedelta(minutes=10)
 _STREAM = {table: stream for stream, table in STREAM_TABLE.items()}
-_VERSION = {"runs": "gen", "config": "config_gen", "summary": "summary_gen", "metric": "metric_gen"}
+_VERSION = {
+    "runs": ("runs", "gen"),
+    "config": ("runs", "config_gen"),
+    "summary": ("runs", "summary_gen"),
+    "metric": ("runs", "metric_gen"),
+    **dict.fromkeys(ITEM_TABLES, ("items", "gen")),
+    "artifact_entries": ("items", "entries_gen"),
+    "artifact_uses": ("items", "uses_gen"),
+}
+"""Which column of which table of the catalog names the live version of a row."""
 
 
 def compact(layout: Layout, catalog: Catalog, session: str, name: Callable[[], str]) -> bool:
@@ -114,7 +123,8 @@ def _live(catalog: Catalog, table: str, rows: pa.Table) -> pa.Array:
     """Which rows belong to a version that is visible, or is being fetched."""
     rids = pc.unique(rows["rid"]).to_pylist()
     if table in _VERSION:
-        keep = {(rid, gen) for rid, gen in catalog.versions(rids, _VERSION[table])}
+        of, column = _VERSION[table]
+        keep = set(catalog.versions(rids, column, of))
     else:
         keep = {
             (rid, state.gen)

@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mirror.errors import StoreError
-from mirror.records import Fetched, Stream
+from mirror.records import Fetched, ItemKey, Stream
 from mirror.store import segments, versions
-from mirror.store.catalog import Catalog, FileRow, Identity, StreamState, iso, now
+from mirror.store.catalog import Catalog, FileRow, Identity, ItemIdentity, StreamState, iso, now
 from mirror.store.cells import fingerprint, rows_as_json
 from mirror.store.disk import sha256
 from mirror.store.layout import Layout
 from mirror.store.locks import held
-from mirror.store.schema import CELL_TABLES
+from mirror.store.schema import CELL_TABLES, ITEM_TABLES
 from mirror.store.snapshot import publish
 from mirror.store.views import write_database
 from mirror.store.writer import Writer
@@ -65,6 +65,7 @@ def repair(root: str | Path, *, progress: Callable[[Iterable[FileRow]], Iterable
                 number = writer.catalog.new_snapshot(now(), writer.session)
                 for file in lost:
                     writer.catalog.db.execute("update files set removed = ? where path = ?", [number, file.path])
+                    writer.catalog.doubt_items(r for first, last in file.rids for r in range(first, last + 1))
             report.runs = _mark_damaged(writer, lost)
         writer.commit()
         with held(layout.commit_lock):
@@ -169,7 +170,7 @@ def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> Non
                 counts["runs"] = counts.get("runs", 0) + 1
                 if row["gen"] > rows.get(row["rid"], {"gen": 0})["gen"]:
                     rows[row["rid"]] = row
-    for table in ("config", "summary", "metric", "runs"):
+    for table in ("config", "summary", "metric", "runs", *ITEM_TABLES, "artifact_entries", "artifact_uses"):
         # Whether rows of these tables are all live is not worth finding out: readers may look.
         catalog.supersede(table, 1)
     last = max([r[1] for file in files for r in file.rids] + [*rows], default=0)
@@ -193,6 +194,8 @@ def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> Non
                 fingerprinted = StreamState(**state.__dict__ | {"last_fingerprint": tails.get((rid, stream))})
                 catalog.save_stream(rid, stream, fingerprinted)
     _restore_dead_generations(layout, catalog, files)
+    for table in ITEM_TABLES:
+        _restore_items(layout, catalog, table, [f for f in files if f.table == table])
     projects: dict[tuple[str, str, str], int] = {}
     for file in files:
         if file.table == "projects" and (layout.root / file.path).exists():
@@ -201,6 +204,19 @@ def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> Non
                 projects[name] = max(projects.get(name, 0), row["gen"])
     for (source, entity, project), gen in projects.items():
         catalog.save_project(source, entity, project, gen, "")
+
+
+def _restore_items(layout: Layout, catalog: Catalog, kind: str, files: list[FileRow]) -> None:
+    rows: dict[int, dict[str, Any]] = {}
+    for file in files:
+        if (layout.root / file.path).exists():
+            for row in pq.read_table(layout.root / file.path).to_pylist():
+                if row["gen"] > rows.get(row["rid"], {"gen": 0})["gen"]:
+                    rows[row["rid"]] = row
+    for rid, row in rows.items():
+        key = ItemKey(row["source"], row["storage_id"], row["entity"], row["project"])
+        gens = {name: row[name] for name in ("entries_gen", "uses_gen") if name in row}
+        catalog.save_item(ItemIdentity(rid, kind, key, row["gen"], deleted_at=iso(row["deleted_at"]), **gens))
 
 
 def _states(row: dict[str, Any]) -> dict[str, StreamState]:

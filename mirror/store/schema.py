@@ -11,10 +11,15 @@ from mirror.resources import text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """What this release writes. Older stores are upgraded by their next writer, newer ones are refused."""
 
+COLUMNS_SINCE: dict[str, int] = {}
+"""Table -> schema version that last gave it a column: files of an older one lack some."""
+
 CELL_TABLES = ("history", "system_metrics")
+ITEM_TABLES = ("sweeps", "artifact_collections", "artifacts", "reports")
+"""Tables of things that are numbered like runs and have one row per version."""
 STREAM_TABLE = {"history": "history", "system": "system_metrics", "files": "files", "logs": "logs"}
 """Which table holds the rows of a stream."""
 

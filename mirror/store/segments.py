@@ -20,11 +20,18 @@ import pyarrow.parquet as pq
 from mirror.store.catalog import FileRow
 from mirror.store.disk import explained, sha256, sync_folder, write_durably
 from mirror.store.layout import Layout
-from mirror.store.schema import CELL_TABLES, SCHEMA_VERSION, tables
+from mirror.store.schema import CELL_TABLES, ITEM_TABLES, SCHEMA_VERSION, tables
 
 FOOTER = b"mirror"
 ROW_GROUP = 131_072
-_SORTED = {"config": ("path", "rid"), "summary": ("path", "rid"), "metric": ("rid", "key"), "runs": ("rid",)}
+_SORTED = {
+    "config": ("path", "rid"),
+    "summary": ("path", "rid"),
+    "metric": ("rid", "key"),
+    "runs": ("rid",),
+    "artifact_entries": ("rid", "path"),
+    **dict.fromkeys(ITEM_TABLES, ("rid",)),
+}
 # A change of one run reads its row and its metrics back: small groups keep that cheap.
 _SMALL_GROUPS = {"runs": 4096, "metric": 16_384}
 _DELTA = ("row", "step", "ts")

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mirror.resources import text
 from mirror.store.disk import explained, sync_folder
 from mirror.store.layout import Layout
-from mirror.store.schema import SCHEMA_VERSION, columns, ddl
+from mirror.store.schema import COLUMNS_SINCE, ITEM_TABLES, columns, ddl
 
 if TYPE_CHECKING:
     import duckdb
 
 _LIVE = {
-    "runs": None,  # the highest gen of a rid
     "config": "config_gen",
     "summary": "summary_gen",
     "metric": "metric_gen",
@@ -24,6 +23,8 @@ _LIVE = {
     "files": "files_gen",
     "logs": "logs_gen",
 }
+_HIGHEST = ("runs", *ITEM_TABLES)
+"""Tables whose live rows are those of the highest gen of each rid."""
 
 
 def quoted(name: str) -> str:
@@ -38,7 +39,7 @@ def literal(value: str) -> str:
 
 def parquet(table: str, paths: Sequence[str], versions: Iterable[int] = ()) -> str:
     """A select over files of one table, with NULL for columns that older files do not have yet."""
-    older = any(v < SCHEMA_VERSION for v in versions)
+    older = any(v < COLUMNS_SINCE.get(table, 1) for v in versions)
     names = ", ".join(quoted(name) for name, _, _ in columns()[table])
     files = ", ".join(literal(p) for p in paths)
     if not older:
@@ -77,18 +78,17 @@ def create(
         if name in extra:
             body += f" union all select * from tail.{name}"
         db.execute(f"create view raw.{name} as {body}")
-    runs = snapshot["tables"].get("runs", {"superseded": False})
-    db.execute(
-        "create view raw.runs_live as select * from raw.runs"
-        if not runs["superseded"] and "runs" not in extra
-        else "create view raw.runs_live as select r.* from raw.runs r "
-        "semi join (select rid, max(gen) as gen from raw.runs group by rid) m on m.rid = r.rid and m.gen = r.gen"
-    )
+    for name in _HIGHEST:
+        held = snapshot["tables"].get(name, {"superseded": False})
+        db.execute(
+            f"create view raw.{name}_live as select * from raw.{name}"
+            if not held["superseded"] and name not in extra
+            else f"create view raw.{name}_live as select r.* from raw.{name} r semi join "
+            f"(select rid, max(gen) as gen from raw.{name} group by rid) m on m.rid = r.rid and m.gen = r.gen"
+        )
     script = text("schema", "views.sql")
     db.execute(script.replace("create view raw.live", "create table raw.live") if materialise else script)
     for name, gen in _LIVE.items():
-        if gen is None:
-            continue
         superseded = snapshot["tables"].get(name, {"superseded": False})["superseded"]
         live = f"select * from raw.{name}"
         if superseded or name in extra:

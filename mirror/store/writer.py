@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mirror.records import Failure, Fetched, FileEntry, Project, Run, RunKey, Stream, SyncReport
+from mirror.records import Failure, Fetched, FileEntry, Item, ItemKey, Project, Run, RunKey, Stream, SyncReport
 from mirror.store import versions
 from mirror.store.catalog import Catalog, Identity, Known, StreamState, ahead, iso, now
 from mirror.store.cells import CellBatch, decode
 from mirror.store.commit import Batch, Committer, OpenRun
+from mirror.store.items import Items, KnownItem
 from mirror.store.layout import Layout
 from mirror.store.locks import FileLock, Lease
 from mirror.store.metrics import MetricStats
@@ -82,6 +83,7 @@ class Writer:
         self._cleanup.callback(self._release_leases)
         self._reserved: list[int] = []
         self._open: dict[tuple[str, str], OpenRun] = {}
+        self._items = Items(self.catalog, self._committer, self.reserve_rid)
         self._after: list[Callable[[], None]] = []
         self._reset()
 
@@ -133,6 +135,11 @@ class Writer:
         lease, count = self._leases.get(name) or (Lease(self.layout.leases, *name), 0)
         self._leases[name] = (lease, count + 1)
 
+    def _lease_for(self, key: RunKey | ItemKey) -> None:
+        """Every change needs its project's lease; one that was not asked for is held until the end."""
+        if (name := (key.source, key.entity, key.project)) not in self._leases:
+            self._take_lease(*name)
+
     # -- what is known ------------------------------------------------------------------------------------
 
     def known(self, source: str, entity: str, project: str) -> dict[str, Known]:
@@ -151,9 +158,7 @@ class Writer:
         name = (key.source, key.storage_id)
         found = self._open.get(name)
         if found is None:
-            lease = (key.source, key.entity, key.project)
-            if lease not in self._leases:
-                self._take_lease(*lease)
+            self._lease_for(key)
             identity = self.catalog.find(*name)
             if identity is None:
                 identity = Identity(self.reserve_rid() if rid is None else rid, key)
@@ -169,6 +174,10 @@ class Writer:
         if not self._reserved:
             self._reserved = list(reversed(self.catalog.reserve_rids(_RIDS_AT_A_TIME)))
         return self._reserved.pop()
+
+    def items(self, kind: str, source: str, entity: str, project: str) -> dict[str, KnownItem]:
+        """The project's sweeps, artifact_collections, artifacts or reports (`kind`) by storage id, as committed."""
+        return self._items.known(kind, source, entity, project)
 
     # -- putting records ----------------------------------------------------------------------------------
 
@@ -219,6 +228,25 @@ class Writer:
         self._buffered += 2048 + 5 * (len(run.config or "") + len(run.summary or ""))
         self._flush_if_due()
         return identity.rid
+
+    def put_item(self, item: Item) -> int:
+        """Record a sweep, a collection, an artifact or a report; returns its rid. One equal to the held version
+        writes nothing. An artifact whose `entries` or `uses` are None keeps the ones that are held."""
+        self._lease_for(item.key)
+        rid, size = self._items.put(item, self._batch)
+        self._buffered += size
+        self._flush_if_due()
+        return rid
+
+    def drop_item(self, kind: str, key: ItemKey, *, at: datetime | None = None) -> None:
+        """Mark an item of the table `kind` as deleted. Nothing that was mirrored is removed."""
+        self._lease_for(key)
+        self._items.drop(kind, key, self._batch, at)
+
+    def missed_item(self, kind: str, key: ItemKey) -> int:
+        """Note that a complete listing lacked the item; returns how many in a row did."""
+        self._lease_for(key)
+        return self._items.missed(kind, key, self._batch)
 
     def is_changed(self, key: RunKey) -> bool:
         """Whether something was put since the last commit that changes what is held of the run."""
@@ -404,6 +432,7 @@ class Writer:
         """Make everything put so far visible, durably and at once. Does nothing if there is nothing to do."""
         after, self._after = self._after, []
         self._committer.commit(list(self._open.values()), self._batch)
+        self._items.committed()
         self._open = {name: found for name, found in self._open.items() if found.writing}
         self._reset()
         for callback in after:
