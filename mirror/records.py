@@ -46,7 +46,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's documents and attributes, under W&B's names in snake case (PROTOCOL: Run fields).
+    """A run's documents and attributes, under W&B's names in snake case.
 
     `name` is the display name, `key.run_id` the eight-letter id. `config` is the wire's config document
     with its `{"key": {"value": ..}}` wrapping and its internal `_wandb` key; `summary` likewise verbatim.

@@ -1,7 +1,7 @@
 """The store: immutable Parquet segments, a small catalog as the commit point, a published snapshot.
 
 `Writer` puts records in, `Reader` hands out DuckDB connections over one consistent state, `Spool` keeps what a
-server has acknowledged until it is in segments. DESIGN: docs/data-model.md and docs/decisions.md.
+server has acknowledged until it is in segments. See docs/data-model.md and docs/decisions.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ _PLAIN = re.compile(r"(?P<level>ERROR )?(?P<ts>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:
 
 def parsed(line: str) -> tuple[datetime | None, str | None, str]:
     """Time, level and text of a line. A server with structured console logs gets `{"ts", "level", "content"}`, others
-    `ERROR 2026-11-21T20:04:07.123456 text` (PROTOCOL 2.6); what is neither is text."""
+    `ERROR 2026-11-21T20:04:07.123456 text`; what is neither is text."""
     if line.startswith("{"):
         try:
             found = orjson.loads(line)

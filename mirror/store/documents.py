@@ -1,6 +1,6 @@
 """Config and summary documents taken apart into a row per node, so that any field can be filtered on.
 
-The wire's documents are JSON with liberties: bare `NaN` tokens, raw control characters (PROTOCOL: the SDK
+The wire's documents are JSON with liberties: bare `NaN` tokens, raw control characters (the SDK
 itself falls back to a lenient parser), integers of any length. `explode` gives the nodes and a text that
 every strict JSON reader takes; the document as it came is kept beside it by the store.
 """

@@ -1,7 +1,7 @@
 """One rate budget for all workers, fed by what the server says about its limits.
 
 W&B answers 429 with `RateLimit-Reset` (seconds) or `Retry-After` (seconds or a date), and every answer
-carries `RateLimit-Remaining` on a scale of 0 to 1000 in fixed windows (PROTOCOL 1.3). In a fixed window it
+carries `RateLimit-Remaining` on a scale of 0 to 1000 in fixed windows. In a fixed window it
 costs nothing to go on until nothing remains, so the budget only ever stops everybody, for as long as told.
 """
 

@@ -13,7 +13,7 @@ _NUMBERS = {"number", "bool", "nil"}
 
 class KeyCatalogue:
     """`{"lastStep": 999, "keys": {"loss": {"typeCounts": [{"type": "number", "count": 1000}], ..}}}`, as far
-    as it is there: old servers and young runs have none (PROTOCOL 2.3)."""
+    as it is there: old servers and young runs have none."""
 
     def __init__(self, text: str | None) -> None:
         try:

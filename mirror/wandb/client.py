@@ -1,7 +1,7 @@
 """Queries to one W&B server: who we are, what the server knows, which projects there are.
 
 Servers differ in age. A query is built from the fields wanted; those a server says it does not know are left
-out from then on (`Cannot query field "X" on type "Y"`, PROTOCOL 1.2).
+out from then on (`Cannot query field "X" on type "Y"`).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Client:
     def viewer(self, *, patience: Patience = NORMAL) -> Viewer:
         """Check the key. Raises TerminalSourceError if it is not one of the server's.
 
-        A bad key gets HTTP 200 with `viewer: null`, not always 401 (PROTOCOL 1.1).
+        A bad key gets HTTP 200 with `viewer: null`, not always 401.
         """
 
         def build(f: Fields) -> str:
@@ -152,7 +152,7 @@ def nodes(connection: Any) -> Iterator[dict[str, Any]]:
 
 
 def next_cursor(connection: Any) -> str | None:
-    """Where the next page starts, None after the last. An empty page is not the last one (PROTOCOL 2.3)."""
+    """Where the next page starts, None after the last. An empty page is not the last one."""
     info = (connection or {}).get("pageInfo") or {}
     if not info.get("hasNextPage"):
         return None
@@ -162,7 +162,7 @@ def next_cursor(connection: Any) -> str | None:
 
 
 def when(text: Any) -> datetime | None:
-    """A wire time; UTC where it names no zone (PROTOCOL 1.4). None if it is none."""
+    """A wire time; UTC where it names no zone. None if it is none."""
     if not isinstance(text, str):
         return None
     head, dot, tail = text.strip().replace("Z", "+00:00").partition(".")

@@ -1,6 +1,6 @@
 """All runs of a project by their light fields: what a plan is made from.
 
-Traps of the real listing (PROTOCOL 2.3): pages may be empty without being the last, runs were seen twice and
+Traps of the real listing: pages may be empty without being the last, runs were seen twice and
 not at all while big projects were paged, a cursor may stand still, heavy pages time out. So: ascending order
 of creation, halved pages on trouble, de-duplication by storage id, a second pass in the opposite order when
 fewer runs came than `runCount` says.

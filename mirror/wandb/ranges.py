@@ -1,7 +1,7 @@
 """Which step ranges to ask for, so that a history comes whole, in few requests, in pages of bounded size.
 
 `history(minStep, maxStep, samples)` gives every row of a range of steps as long as `samples` exceeds the rows
-in it, and a sample otherwise (PROTOCOL 2.4). Steps may be dense, sparse (20 rows up to step 10^12), start
+in it, and a sample otherwise. Steps may be dense, sparse (20 rows up to step 10^12), start
 anywhere and repeat. So a range is sized by the rows expected in it, from the rows still to come and the steps
 still to go, then from what the last page held; an answer as large as its `samples` is thrown away and the
 range asked again, narrower. Nothing stops at an empty page.

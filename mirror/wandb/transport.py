@@ -23,7 +23,7 @@ from mirror.wandb.budget import Budget
 _T = TypeVar("_T")
 
 _NO_RETRY = {400, 401, 403, 404, 409, 410, 413, 422, 501}
-"""Answers that asking again does not change (PROTOCOL 1.2); 429 has a policy of its own."""
+"""Answers that asking again does not change; 429 has a policy of its own."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def loads(text: bytes | str) -> Any:
 
 
 def _errors(reply: Any) -> list[dict[str, Any]]:
-    """The errors of an answer in any of the shapes servers use (PROTOCOL 1.2)."""
+    """The errors of an answer in any of the shapes servers use."""
     if not isinstance(reply, dict):
         return []
     errors = reply.get("errors") or reply.get("error") or []
