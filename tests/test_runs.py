@@ -9,12 +9,14 @@ from typing import Any
 
 import asking
 import pytest
+from commanding import call, ok
 
 import mirror
 from mirror.errors import AmbiguousError, NotFoundError, UsageError
 from mirror.paths import parse
+from mirror.query.columns import listing
 from mirror.query.filters import parse as parse_filter
-from mirror.query.runs import Selection, find_run, listing, rids
+from mirror.query.runs import Selection, find_run, rids
 from mirror.records import Run
 from mirror.store import Reader
 
@@ -67,8 +69,6 @@ def test_columns(reader: Reader) -> None:
     assert found.types == ["DOUBLE", "BIGINT", "JSON", "VARCHAR[]"]
     with pytest.raises(UsageError, match="unknown column `nmae`; did you mean `name`"):
         listed(reader, "nmae")
-    with pytest.raises(UsageError, match="empty part"):
-        listed(reader, "config..x")
 
 
 @pytest.mark.parametrize(
@@ -141,3 +141,61 @@ def test_an_empty_mirror(tmp_path: Path) -> None:
     assert listed(reader, "path,config.x") == []
     with pytest.raises(NotFoundError, match="it is empty: `mirror sync ENTITY/PROJECT` fills it"):
         listed(reader, "path", "team/digits")
+
+
+HOSTILE_KEYS = [
+    "a.b", "a..b", ".", "x/y", "~0", 'q"uote', "it's", "tab\t", "new\nline", "🦄", "Loss", "loss", "", "k" * 300,
+    "run_id", "path", "config", "a,b", "[red]x[/red]", "\x1b[31m", "lr.value", ".".join("abcdefghijklmnopqrstuvwxyz"),
+    "'; drop view runs; --", "nul\x00", "*", "$lr",
+]  # fmt: skip
+"""Names that would do harm, or get lost, if they were not taken as they are."""
+
+
+def test_columns_of_any_name(tmp_path: Path) -> None:
+    with mirror.open(tmp_path / "m", write=True) as m:
+        values = {name: i for i, name in enumerate(HOSTILE_KEYS)}
+        m.put_runs([Run(asking.key("r"), config=asking.wire(values), summary=json.dumps(values))])
+    reader = Reader(tmp_path / "m")
+    for root in ("config", "summary_metrics"):
+        names = [f"{root}.{name}" for name in HOSTILE_KEYS]
+        found = listing(reader, Selection(), names)
+        assert found.columns == names and found.fetchall() == [tuple(range(len(HOSTILE_KEYS)))]
+
+
+def test_deleted_runs_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    with mirror.open(tmp_path / "m", write=True) as m:
+        m.put_runs([Run(asking.key("here")), Run(asking.key("gone"))])
+        m.writer.tombstone(asking.key("gone"))
+    reader = Reader(tmp_path / "m")
+    assert listed(reader, "run_id") == listed(reader, "run_id", "team/digits") == [("here",)]
+    gone, here = listed(reader, "run_id,deleted_at", deleted=True)
+    assert gone[0] == "gone" and gone[1] is not None and here == ("here", None)
+    assert listed(reader, "run_id", "team/digits/gone") == [("gone",)]
+    assert find_run(reader, "gone")["deleted_at"] is not None
+    assert rids(reader, Selection()) == [1]
+
+
+def test_filters_come_from_files_and_stdin(reader: Reader, tmp_path: Path) -> None:
+    root = reader.layout.root
+    filter = '{"config.lr": {"$gt": 0.25}}'
+    (tmp_path / "f.json").write_text(filter)
+    for given in (filter, f"@{tmp_path}/f.json", "-"):
+        assert (
+            ok("runs", "-c", "run_id", "--format", "csv", "--filter", given, root=root, stdin=filter)
+            == "run_id\nrun3\n"
+        )
+    done = call("runs", "--filter", "@/no/such/file", root=root)
+    assert done.code == 2 and "cannot read the filter `@/no/such/file`" in done.err
+
+
+def test_names_of_columns_with_commas(tmp_path: Path) -> None:
+    with mirror.open(tmp_path / "m", write=True) as m:
+        m.put_runs([Run(asking.key("r"), config=asking.wire({"a,b": 1, 'q"': 2}))])
+    for args in (
+        ["--columns", 'run_id,"config.a,b","config.q"""'],
+        ["-c", "run_id", "-c", "config.a,b", "-c", 'config.q"'],
+    ):
+        out = ok("runs", *args, "--format", "csv", root=tmp_path / "m")
+        assert out == 'run_id,"config.a,b","config.q"""\nr,1,2\n'
+    done = call("runs", "--columns", '"config.a', root=tmp_path / "m")
+    assert done.code == 2 and "give each with -c NAME" in done.err

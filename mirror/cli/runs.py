@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,14 +13,18 @@ from mirror.cli.console import safe
 from mirror.cli.options import output_options, root_option, source_option
 from mirror.errors import UsageError
 
+if TYPE_CHECKING:
+    from mirror.query.runs import Selection
+
 
 @click.command("runs")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(
     "--filter",
     "filter_",
-    metavar="JSON|@FILE",
-    help='Conditions as in wandb.Api().runs, e.g. {"state": "finished", "config.lr": {"$gt": 0.01}}.',
+    metavar="JSON|@FILE|-",
+    help='Conditions as in wandb.Api().runs, e.g. {"state": "finished", "config.lr": {"$gt": 0.01}}; @FILE reads '
+    "them from a file, - from stdin.",
 )
 @click.option(
     "--order",
@@ -28,9 +35,14 @@ from mirror.errors import UsageError
     "--columns",
     metavar="NAMES",
     help="Columns to show, separated by commas: those of the view `runs`, path, duration (seconds), config.KEY, "
-    "summary_metrics.KEY  [default: path,name,state,created_at,history_rows,tags]",
+    "summary_metrics.KEY; a name with a comma in double quotes, as in CSV  [default: path,name,state,created_at,"
+    "history_rows,tags]",
+)
+@click.option(
+    "-c", "--column", "more", multiple=True, metavar="NAME", help="One more column, its name exactly as it is."
 )
 @click.option("--limit", type=click.IntRange(min=0), help="Show at most so many runs.")
+@click.option("--deleted", is_flag=True, help="Show runs, too, that were found deleted at their source.")
 @source_option
 @root_option
 @output_options
@@ -39,7 +51,9 @@ def command(
     filter_: str | None,
     order: str | None,
     columns: str | None,
+    more: tuple[str, ...],
     limit: int | None,
+    deleted: bool,
     source: str | None,
     root: Path,
     format_: str | None,
@@ -48,7 +62,7 @@ def command(
     """List runs of the mirror: of a PATH (entity, entity/project, entity/project/run or a URL), or all.
 
     Filters are those of wandb.Api().runs, in its names (`name` is the run id, `display_name` the name); what they
-    mean is in docs/filters.md. Supported for now: equality, $gt $gte $lt $lte, $in, $regex, $and, $or.
+    mean is in docs/filters.md. Runs found deleted at their source are left out, unless a PATH names one.
 
     \b
     Examples:
@@ -56,23 +70,54 @@ def command(
       mirror runs --filter '{"state": "finished", "config.lr": {"$gt": 0.01}}' --order=-summary_metrics.acc
       mirror runs --filter @best.json --columns path,config.lr,summary_metrics.loss -o runs.csv
       mirror runs --filter '{"tags": "baseline", "created_at": {"$gte": "2025-06"}}' --format jsonl
+      mirror runs my-team/my-project -c path -c 'config.a name, with a comma' --limit 10
+      echo '{"state": "crashed"}' | mirror runs my-team --filter - --deleted
     """
     from mirror.cli.output import emit
+    from mirror.query.columns import listing
+    from mirror.store import Reader
+
+    selection = selected(paths, filter_, order=order, limit=limit, source=source, deleted=deleted)
+    with Reader(root) as reader:
+        emit(listing(reader, selection, column_names(columns, more, deleted)), format_, output, root=root)
+
+
+def selected(
+    paths: Sequence[str],
+    filter_: str | None,
+    *,
+    order: str | None = None,
+    limit: int | None = None,
+    source: str | None = None,
+    deleted: bool = False,
+) -> Selection:
+    """The runs that arguments and options name. What a filter's author should know goes to stderr."""
     from mirror.paths import parse
     from mirror.query.filters import parse as parse_filter
-    from mirror.query.runs import DEFAULT_COLUMNS, Selection, listing
-    from mirror.store import Reader
+    from mirror.query.runs import Selection
 
     parsed = parse_filter(_text(filter_)) if filter_ is not None else None
     for notice in parsed.notices if parsed else ():
         click.echo(safe(f"Note: {notice}"), err=True)
-    selection = Selection([parse(path) for path in paths], source, parsed, order, limit)
-    names = [name for name in columns.split(",") if name] if columns else DEFAULT_COLUMNS
-    with Reader(root) as reader:
-        emit(listing(reader, selection, names), format_, output, root=root)
+    return Selection([parse(path) for path in paths], source, parsed, order, limit, deleted)
+
+
+def column_names(listed: str | None, more: Sequence[str], deleted: bool) -> list[str]:
+    """Names of `--columns`, a line of CSV, and of `-c`."""
+    import csv
+
+    from mirror.query.columns import DEFAULT_COLUMNS
+
+    try:
+        names = [name for row in csv.reader([listed or ""], strict=True) for name in row if name]
+    except csv.Error as e:
+        raise UsageError(f"`{listed}` is no line of column names ({e}): give each with -c NAME") from e
+    return [*names, *more] or [*DEFAULT_COLUMNS, *(["deleted_at"] if deleted else [])]
 
 
 def _text(filter_: str) -> str:
+    if filter_ == "-":
+        return sys.stdin.read()
     if not filter_.startswith("@"):
         return filter_
     try:

@@ -42,7 +42,7 @@ def command(path: str | None, root: Path, format_: str, all_: bool) -> None:
     with Reader(root) as reader:
         found = status(reader, parse(path) if path is not None else None)
     if format_ == "json":
-        from mirror.query.export import json_text
+        from mirror.query.text import json_text
 
         click.echo(json_text(found.as_dict()))
         return

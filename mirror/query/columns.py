@@ -1,4 +1,4 @@
-"""Columns of a list of runs: attributes as they are, config and summary values with the best exact type.
+"""Lists of runs and their columns: attributes as they are, config and summary values with the best exact type.
 
 What type a key has is for the selected runs to say: integers come as BIGINT (HUGEINT if they need it), numbers as
 DOUBLE with NaN and infinities, strings as VARCHAR, true and false as BOOLEAN; a mix, lists and objects as JSON.
@@ -10,19 +10,35 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mirror.errors import UsageError
-from mirror.query.sql import execute
+from mirror.query.runs import Chosen, Selection, check_held, rids
+from mirror.query.sql import Result, execute
 
 if TYPE_CHECKING:
     from sqlglot.expressions import Expression as Expr
 
-    from mirror.query.filters.tree import Document
-    from mirror.query.runs import Chosen, Selection
     from mirror.store import Reader
 
+DEFAULT_COLUMNS = ("path", "name", "state", "created_at", "history_rows", "tags")
+_FEW = 1000
 _INTEGERS = {"UBIGINT", "BIGINT", "LONG"}
 _NUMBERS = {*_INTEGERS, "DOUBLE", "NONFINITE"}
 _LONGEST_BIGINT, _LONGEST_HUGEINT = 18, 38  # characters that always fit
 _ROOTS = ("config", "summary", "summary_metrics")
+
+
+def listing(reader: Reader, selection: Selection, columns: Sequence[str] = DEFAULT_COLUMNS) -> Result:
+    """The selected runs, a row each. Columns are those of the view `runs`, `path`, `duration`, `config.<key>` and
+    `summary_metrics.<key>`. Raises NotFoundError for a path the mirror does not hold, UsageError for an unknown
+    column."""
+    from mirror.query.filters.sql import written
+
+    for path in selection.paths:
+        check_held(reader, path, selection.source)
+    chosen: Selection | Chosen = selection
+    if selection.limit is not None and selection.limit <= _FEW:
+        # Documents are long: the few that are shown are read, not those of all runs on the way to them.
+        chosen = Chosen(rids(reader, selection))
+    return execute(reader, written(chosen.query(expressions(reader, columns, chosen))))
 
 
 def expressions(reader: Reader, names: Sequence[str], selection: Selection | Chosen) -> list[Expr]:
@@ -30,7 +46,6 @@ def expressions(reader: Reader, names: Sequence[str], selection: Selection | Cho
     from sqlglot import exp
 
     from mirror.query.filters.compile import attribute_sql
-    from mirror.query.filters.fields import resolve
     from mirror.query.filters.sql import column
     from mirror.query.filters.tree import Attribute
 
@@ -42,12 +57,10 @@ def expressions(reader: Reader, names: Sequence[str], selection: Selection | Cho
             found[name] = column(name, "runs")
         elif name == "path":
             found[name] = _path()
-        elif name == "duration" or name.partition(".")[0] in _ROOTS:
-            field, _ = resolve(name)
-            if isinstance(field, Attribute):
-                found[name] = attribute_sql(field)
-            else:
-                documents[name] = _document(field)
+        elif name == "duration":
+            found[name] = attribute_sql(Attribute("duration", "duration", "duration"))
+        elif name.partition(".")[0] in _ROOTS:
+            documents[name] = _document(name)
         else:
             raise UsageError(_unknown(name, [*held, "path", "duration", "config.<key>", "summary_metrics.<key>"]))
     found |= _typed(reader, documents, selection)
@@ -73,14 +86,21 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     return f"unknown column `{name}`; {f'did you mean `{near}`?' if near else 'known: ' + ', '.join(known)}"
 
 
-def _document(field: Document) -> Expr:
-    """The field's value as JSON, NULL where there is none."""
+def _document(name: str) -> Expr:
+    """The value at `config.<key>` or `summary.<key>` as JSON, NULL where there is none. A key that is spelled like
+    that goes before one that its dots lead to."""
     from mirror.query.filters.compile import pointer, readings
+    from mirror.query.filters.fields import MAX_PARTS, resolve
     from mirror.query.filters.sql import call, column, text
 
-    document = column(field.table, "runs")
-    places = [call("json_extract", document.copy(), text(pointer(reading))) for reading in readings(field.parts)]
-    return call("coalesce", *places) if len(places) > 1 else places[0]
+    root, dot, key = name.partition(".")
+    places = [(key,)] if dot else [()]
+    if "" not in (parts := key.split(".")) and len(parts) <= MAX_PARTS:
+        field, _ = resolve(name)
+        places += [place for place in readings(getattr(field, "parts", ())) if place not in places]
+    document = column("config" if root == "config" else "summary", "runs")
+    values = [call("json_extract", document.copy(), text(pointer(place))) for place in places]
+    return call("coalesce", *values) if len(values) > 1 else values[0]
 
 
 def _typed(reader: Reader, documents: dict[str, Expr], selection: Selection | Chosen) -> dict[str, Expr]:

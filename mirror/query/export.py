@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from mirror.errors import MirrorError, UsageError
-from mirror.query.text import moment, nonfinite, plain, safe
+from mirror.query.text import jsonable, nonfinite, plain, safe
 
 if TYPE_CHECKING:
     import pyarrow
@@ -92,14 +92,14 @@ def unique(names: Iterable[str]) -> list[str]:
     >>> unique(["a", "a", "b"])
     ['a', 'a_1', 'b']
     """
-    taken: list[str] = []
+    taken: dict[str, None] = {}
     for name in names:
         found, n = name, 0
         while found in taken:
             n += 1
             found = f"{name}_{n}"
-        taken.append(found)
-    return taken
+        taken[found] = None
+    return list(taken)
 
 
 # -- text ---------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def _objects(rows: Rows) -> Iterator[bytes]:
     names = unique(rows.columns)
     # What orjson writes by itself is left to it.
     changed = [
-        (i, orjson.Fragment if kind == "JSON" else _jsonable)
+        (i, orjson.Fragment if kind == "JSON" else jsonable)
         for i, kind in enumerate(rows.types)
         if kind not in {*_INTEGERS, "VARCHAR", "BOOLEAN"}
     ]
@@ -178,30 +178,6 @@ def _objects(rows: Rows) -> Iterator[bytes]:
             if values[i] is not None:
                 values[i] = convert(values[i])
         yield orjson.dumps(dict(zip(names, values, strict=True)), default=plain)
-
-
-def json_text(value: Any) -> bytes:
-    """JSON of any value DuckDB hands out; integers of any size and decimals keep all digits."""
-    import orjson
-
-    return orjson.dumps(_jsonable(value), default=plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
-
-
-def _jsonable(value: Any) -> Any:
-    import orjson
-
-    if isinstance(value, float):
-        return value if value - value == 0 else nonfinite(value)
-    if isinstance(value, dict):
-        return {k if isinstance(k, str) else plain(k): _jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(v) for v in value]
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return orjson.Fragment(str(value))
-    kind = type(value).__name__
-    if kind == "Decimal":
-        return orjson.Fragment(format(value, "f"))
-    return moment(value) if kind in ("datetime", "date", "time") else value
 
 
 _LINES = {"csv": _csv, "tsv": _tsv, "json": _json, "jsonl": _jsonl}

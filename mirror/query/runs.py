@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import AmbiguousError, NotFoundError, UsageError
 from mirror.paths import WandbPath, canonical_source, parse
 from mirror.query.filters import Filter
-from mirror.query.sql import Result, execute
+from mirror.query.sql import execute
 
 if TYPE_CHECKING:
     from sqlglot.expressions import Expression as Expr
@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 
     from mirror.store import Reader
 
-DEFAULT_COLUMNS = ("path", "name", "state", "created_at", "history_rows", "tags")
 _EXAMPLE_PATHS = 5
-_FEW = 1000
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs of any of `paths` (of all, without any) that meet `filter`, ordered, at most `limit` of them."""
+    """Runs of any of `paths` (of all, without any) that meet `filter`, ordered, at most `limit` of them.
+
+    Runs that were found deleted at their source are left out, unless `deleted` wants them or a path names the run.
+    """
 
     paths: Sequence[WandbPath] = ()
     source: str | None = None
     filter: Filter | None = None
     order: str | None = None
     limit: int | None = None
+    deleted: bool = False
 
     def sql(self, columns: Sequence[Expr]) -> str:
         from mirror.query.filters.sql import written
@@ -44,7 +46,7 @@ class Selection:
         from mirror.query.filters.order import ordered
         from mirror.query.filters.sql import both, either
 
-        conditions = [either(condition(path) for path in self.paths)] if self.paths else []
+        conditions = [either(self._within(path) for path in self.paths)] if self.paths else [self._alive()]
         if self.source is not None:
             conditions.append(_equals("source", self.source))
         if self.filter is not None:
@@ -52,6 +54,16 @@ class Selection:
         query = exp.select(*columns).from_("runs").where(both(conditions), copy=False)
         query = query.order_by(*ordered(self.order)[0], copy=False)
         return query if self.limit is None else query.limit(self.limit, copy=False)
+
+    def _within(self, path: WandbPath) -> Expr:
+        from mirror.query.filters.sql import both
+
+        return condition(path) if path.run_id is not None else both([condition(path), self._alive()])
+
+    def _alive(self) -> Expr:
+        from mirror.query.filters.sql import TRUE, column, is_null
+
+        return TRUE.copy() if self.deleted else is_null(column("deleted_at", "runs"))
 
 
 @dataclass(frozen=True)
@@ -89,22 +101,6 @@ def _equals(name: str, value: str) -> Expr:
     return equal(column(name, "runs"), value)
 
 
-def listing(reader: Reader, selection: Selection, columns: Sequence[str] = DEFAULT_COLUMNS) -> Result:
-    """The selected runs, a row each. Columns are those of the view `runs`, `path`, `duration`, `config.<key>` and
-    `summary_metrics.<key>`. Raises NotFoundError for a path the mirror does not hold, UsageError for an unknown
-    column."""
-    from mirror.query.columns import expressions
-    from mirror.query.filters.sql import written
-
-    for path in selection.paths:
-        check_held(reader, path, selection.source)
-    chosen: Selection | Chosen = selection
-    if selection.limit is not None and selection.limit <= _FEW:
-        # Documents are long: the few that are shown are read, not those of all runs on the way to them.
-        chosen = Chosen(rids(reader, selection))
-    return execute(reader, written(chosen.query(expressions(reader, columns, chosen))))
-
-
 def rids(reader: Reader, selection: Selection) -> list[int]:
     """The selected runs as rids, in order."""
     from mirror.query.filters.sql import column
@@ -140,7 +136,7 @@ def find_run(reader: Reader, path: str, source: str | None = None) -> Mapping[st
 def check_held(reader: Reader, path: WandbPath, source: str | None) -> None:
     from sqlglot import exp
 
-    if execute(reader, Selection([path], source, limit=1).sql([exp.Literal.number(1)])).fetchone():
+    if execute(reader, Selection([path], source, limit=1, deleted=True).sql([exp.Literal.number(1)])).fetchone():
         return
     if path.run_id is not None:
         raise NotFoundError(_missing_run(reader, path, path.text))

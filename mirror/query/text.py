@@ -51,10 +51,33 @@ def plain(value: Any) -> str:
     if isinstance(value, (bytes, bytearray)):
         return value.hex()
     if isinstance(value, (list, tuple, dict)):
-        from mirror.query.export import json_text
-
         return json_text(value).decode()
     return str(value)
+
+
+def json_text(value: Any) -> bytes:
+    """JSON of any value DuckDB hands out; integers of any size and decimals keep all digits."""
+    import orjson
+
+    return orjson.dumps(jsonable(value), default=plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
+
+
+def jsonable(value: Any) -> Any:
+    """What orjson writes exactly for a value: NaN and infinities as strings, long integers with all digits."""
+    import orjson
+
+    if isinstance(value, float):
+        return value if value - value == 0 else nonfinite(value)
+    if isinstance(value, dict):
+        return {k if isinstance(k, str) else plain(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return orjson.Fragment(str(value))
+    kind = type(value).__name__
+    if kind == "Decimal":
+        return orjson.Fragment(format(value, "f"))
+    return moment(value) if kind in ("datetime", "date", "time") else value
 
 
 def nonfinite(value: float) -> str:
