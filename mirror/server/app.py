@@ -8,26 +8,26 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import orjson
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mirror.errors import LockedError, MirrorError, NotFoundError, StoreError, UsageError
 from mirror.server import execution, files, stream
 from mirror.server.artifacts import Artifacts
 from mirror.server.auth import Hosts, Key, Signer, presented_key
-from mirror.server.blobs import Blob, Incoming, blob_path, incoming
+from mirror.server.blobs import Blob, blob_path
 from mirror.server.context import Context
 from mirror.server.home import Home
 from mirror.server.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, read_body
 from mirror.server.listings import Listings
 from mirror.server.look import Found
 from mirror.server.rows import dumps
+from mirror.server.transfer import attachment, receive, safe_headers
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
@@ -165,7 +165,7 @@ class Server:
         name = files.checked_name(request.path_params["name"])
         found = await run_in_threadpool(self._run, entity, project, run_id)
         self.home.own(found)
-        blob = await self._receive(request)
+        blob = await receive(request, self.home.layout.blobs)
         await run_in_threadpool(self._file_arrived, found, name, blob)
         return _json({})
 
@@ -180,15 +180,10 @@ class Server:
         self._refuse_if_read_only()
         artifact, kind, name = (request.path_params[p] for p in ("artifact", "kind", "name"))
         self._artifacts.get(artifact)
-        blob = await self._receive(request)
+        blob = await receive(request, self.home.layout.blobs)
         part = {"manifest": name} if kind == "manifest" else {"file": name}
         await run_in_threadpool(lambda: self._artifacts.arrived(artifact, blob=blob, **part))
         return _json({})
-
-    async def _receive(self, request: Request) -> Blob:
-        with incoming(self.home.layout.blobs) as sink:
-            await _pour(request, sink)
-            return await run_in_threadpool(sink.keep)
 
     async def download(self, request: Request) -> Response:
         entity, project, run_id = _run_path(request)
@@ -200,9 +195,9 @@ class Server:
         held = self.home.files(self.home.look(), found).get(name)
         sha256 = files.sha256_of(held) if held else None
         if sha256:
-            return _attachment(blob_path(self.home.layout.blobs, sha256), name, held.mimetype if held else None)
+            return attachment(blob_path(self.home.layout.blobs, sha256), name, held.mimetype if held else None)
         if name == files.METADATA and (metadata := self.home.look().whole(found).run.metadata):
-            return Response(metadata.encode(), headers=_safe_headers(name), media_type="application/json")
+            return Response(metadata.encode(), headers=safe_headers(name), media_type="application/json")
         if held:
             raise NotFoundError(f"this mirror lists `{name}`, but does not hold its bytes")
         raise NotFoundError(f"run `{found.run.key.path}` has no file `{name[:200]}`")
@@ -214,7 +209,7 @@ class Server:
         path = self._artifacts.bytes_of(part) if part else None
         if path is None:
             raise NotFoundError(f"artifact `{found.collection}` has no bytes under that name")
-        return _attachment(path, name.rsplit("/", 1)[-1], None)
+        return attachment(path, name.rsplit("/", 1)[-1], None)
 
     def _run(self, entity: str, project: str, run_id: str) -> Found:
         found = self.home.look().run(entity, project, run_id)
@@ -225,11 +220,6 @@ class Server:
     def _refuse_if_read_only(self) -> None:
         if self.home.read_only:
             raise Refused(403, _READ_ONLY)
-
-
-async def _pour(request: Request, sink: Incoming) -> None:
-    async for chunk in request.stream():
-        sink.write(chunk)
 
 
 def _graphql_request(body: bytes) -> tuple[str, dict[str, Any] | None, str | None]:
@@ -279,19 +269,3 @@ def _error(status: int, message: str) -> Response:
 async def _not_found(request: Request, exc: Exception) -> Response:
     status = int(getattr(exc, "status_code", 404))
     return _error(status, f"there is nothing at {request.method} {request.url.path} here")
-
-
-def _safe_headers(name: str) -> dict[str, str]:
-    """Bytes from strangers are downloads, whatever they claim to be, and never a page of this host."""
-    return {
-        "Content-Disposition": f"attachment; filename*=utf-8''{quote(name.rsplit('/', 1)[-1], safe='')}",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "sandbox; default-src 'none'",
-        "Cache-Control": "private, no-cache",
-    }
-
-
-def _attachment(path: Any, name: str, mimetype: str | None) -> Response:
-    if not path.exists():
-        raise NotFoundError(f"the bytes of `{name}` are gone from the mirror's blobs: sync or upload them again")
-    return FileResponse(path, media_type=mimetype or "application/octet-stream", headers=_safe_headers(name))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirror.errors import UsageError
 from mirror.store.disk import explained, sync_folder
 
 
@@ -41,9 +42,12 @@ class Incoming:
         self._md5.update(chunk)
         self._size += len(chunk)
 
-    def keep(self) -> Blob:
-        """Make the bytes durable under their hash. Bytes that are there already are not written twice."""
+    def keep(self, md5: str | None = None) -> Blob:
+        """Make the bytes durable under their hash. Bytes that are there already are not written twice. `UsageError`
+        if their base64 md5 is not the one that was announced."""
         blob = Blob(self._sha256.hexdigest(), base64.b64encode(self._md5.digest()).decode(), self._size)
+        if md5 is not None and md5 != blob.md5:
+            raise UsageError(f"the bytes that came have md5 `{blob.md5}`, announced was `{md5}`: send them again")
         final = blob_path(self._folder, blob.sha256)
         with explained("storing a file"):
             if final.exists():
