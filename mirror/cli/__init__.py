@@ -14,11 +14,14 @@ _COMMANDS = {
     "sync": ("sync", "Pull runs from W&B into the mirror: only what is new or has changed."),
     "sql": ("sql", "Ask the mirror in SQL."),
     "runs": ("runs", "List runs, filtered and ordered as in wandb.Api()."),
+    "diff": ("diff", "Show what differs between runs: attributes, config, summary."),
     "query": ("query", "Run a saved query: leaderboard, learning curves, ..."),
     "status": ("status", "Say what is mirrored, how fresh and how complete."),
     "serve": ("serve", "Serve the mirror to W&B's SDK: unchanged scripts read from it and log into it."),
     "demo": ("demo", "Show everything in a minute, on this machine alone."),
+    "compact": ("compact", "Merge many small files into few large ones."),
     "repair": ("repair", "Make a damaged mirror whole again."),
+    "completion": ("completion", "Print what makes a shell complete commands and paths."),
 }
 _ALIASES = {"pull": "sync"}
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from mirror.cli.complete import complete_query
 from mirror.cli.options import output_options, root_option, source_option
 from mirror.errors import UsageError
 
 
 @click.command("query")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_query)
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the query.")
 @click.option("--list", "list_", is_flag=True, help="List the saved queries with their parameters.")
 @source_option

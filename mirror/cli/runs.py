@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mirror.cli.complete import complete_path
 from mirror.cli.console import safe
 from mirror.cli.options import output_options, root_option, source_option
 from mirror.errors import UsageError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("runs")
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=complete_path)
 @click.option(
     "--filter",
     "filter_",
