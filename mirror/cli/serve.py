@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from mirror.cli.options import root_option
+
+
+def _export_after(text: str) -> float | None:
+    """Seconds between a run's end and its export; None for no exports."""
+    if text in ("off", "now"):
+        return None if text == "off" else 0.0
+    found = re.fullmatch(r"(?:after )? *(\d+(?:\.\d+)?)", text.strip())
+    if found is None:
+        raise click.BadParameter(f"`{text}` is none of `off`, `now` and `after SECONDS`, e.g. 'after 3600'")
+    return float(found[1])
 
 
 @click.command("serve")
@@ -27,6 +38,17 @@ from mirror.cli.options import root_option
     type=click.FloatRange(min=0.5),
     help="Seconds without a sign of life after which a run counts as crashed.",
 )
+@click.option(
+    "--history-exports",
+    "export_after",
+    default="off",
+    show_default=True,
+    metavar="off|now|'after SECONDS'",
+    callback=lambda _ctx, _param, value: _export_after(value),
+    help="Serve histories of runs that have ended as Parquet files, too, as W&B does some hours after their end. "
+    "Clients that find such a file read it instead of the rows themselves, and its form cannot tell null from absent "
+    "or nested from dotted keys.",
+)
 @click.option("--allow-host", "allow_hosts", multiple=True, help="Further host name clients may call the server by.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every request on stderr.")
 def command(
@@ -37,6 +59,7 @@ def command(
     read_only: bool,
     entity: str,
     crash_after: float,
+    export_after: float | None,
     allow_hosts: tuple[str, ...],
     verbose: bool,
 ) -> None:
@@ -59,6 +82,7 @@ def command(
         read_only=read_only,
         entity=entity,
         crash_after=crash_after,
+        export_after=export_after,
         allow_hosts=allow_hosts,
         verbose=verbose,
         say=click.echo,

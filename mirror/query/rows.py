@@ -56,7 +56,7 @@ def rows(
             "group by 1 order by 1",
             params,
         ).fetchall()
-        for first, last in _evenly(weights):
+        for first, last in evenly(weights):
             span = f"{cells} and row between {first * _BLOCK} and {last * _BLOCK + _BLOCK - 1}"
             query = f"select key, path_id, row, kind, v, j {span}"
             yield from rows_as_dicts(connection.sql(query, params=params).to_arrow_table())
@@ -83,7 +83,7 @@ def _generation(connection: duckdb.DuckDBPyConnection, rid: int, stream: Stream)
     return int(found[0])
 
 
-def _evenly(weights: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def evenly(weights: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """First and last block of stretches that weigh about `_STRETCH_BYTES`."""
     start = 0
     total = 0

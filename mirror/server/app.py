@@ -22,6 +22,7 @@ from mirror.server.artifacts import Artifacts
 from mirror.server.auth import Hosts, Key, Signer, presented_key
 from mirror.server.blobs import Blob, blob_path
 from mirror.server.context import Context
+from mirror.server.exports import Exports
 from mirror.server.home import Home
 from mirror.server.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, read_body
 from mirror.server.listings import Listings
@@ -35,6 +36,7 @@ T = TypeVar("T")
 STORE_HEADER = "Mirror-Store"
 """Header of every answer: the id of the store that is served."""
 
+_READ = ["GET", "HEAD"]
 _MAX_ANONYMOUS = 20_000  # bytes of a query that is answered without a valid key
 _MAX_METADATA = 4 << 20
 _READ_ONLY = "this server is read-only (`mirror serve --read-only`): it takes no runs and no changes"
@@ -43,7 +45,7 @@ _READ_ONLY = "this server is read-only (`mirror serve --read-only`): it takes no
 class Server:
     """The handlers, over one served mirror."""
 
-    def __init__(self, home: Home, key: Key, hosts: Hosts) -> None:
+    def __init__(self, home: Home, key: Key, hosts: Hosts, *, export_after: float | None = None) -> None:
         self.home = home
         self._key = key
         self._hosts = hosts
@@ -51,11 +53,13 @@ class Server:
         self._listings = Listings()
         self._documents = execution.Documents()
         self._artifacts = Artifacts(home.layout, read_only=home.read_only)
+        self._exports = Exports(home, export_after)
 
     def app(self) -> Starlette:
         @asynccontextmanager
         async def lifespan(_: Starlette) -> Any:
             yield
+            await run_in_threadpool(self._exports.close)
             await run_in_threadpool(self.home.close)
 
         run = "/{entity}/{project}/{run_id}"
@@ -63,10 +67,11 @@ class Server:
         routes = [
             Route("/graphql", self._guarded(self.graphql, anonymous=True), methods=["POST"]),
             Route(f"/files{run}/file_stream", self._guarded(self.file_stream), methods=["POST"]),
-            Route(f"/files{run}/{{name:path}}", self._guarded(self.download, signed=True), methods=["GET", "HEAD"]),
+            Route(f"/files{run}/{{name:path}}", self._guarded(self.download, signed=True), methods=_READ),
             Route(f"/upload{run}/{{name:path}}", self._guarded(self.upload, signed=True), methods=["PUT"]),
             Route(artifact, self._guarded(self.artifact_upload, signed=True), methods=["PUT"]),
-            Route(artifact, self._guarded(self.artifact_download, signed=True), methods=["GET", "HEAD"]),
+            Route(artifact, self._guarded(self.artifact_download, signed=True), methods=_READ),
+            Route("/exports/{rid:int}/{held}/{name}", self._guarded(self.export, anonymous=True), methods=_READ),
             Route("/healthz", self._guarded(self.health, anonymous=True)),
             Route("/ready", self._guarded(self.health, anonymous=True)),
             Route("/", self._guarded(self.root, anonymous=True)),
@@ -128,12 +133,14 @@ class Server:
         context = Context(
             self.home,
             self._artifacts,
+            self._exports,
             self._listings,
             self._signer,
             base_url=_base_url(request),
             authorized=authorized,
             username=request.headers.get("x-wandb-username") or self.home.entity,
             user_email=request.headers.get("x-wandb-user-email") or "",
+            user_agent=request.headers.get("user-agent") or "",
         )
         response = await run_in_threadpool(self._graphql, query, variables, name, context)
         if authorized:  # `mirror sync` refuses to pull from the mirror it writes to
@@ -210,6 +217,14 @@ class Server:
         if path is None:
             raise NotFoundError(f"artifact `{found.collection}` has no bytes under that name")
         return attachment(path, name.rsplit("/", 1)[-1], None)
+
+    async def export(self, request: Request) -> Response:
+        # W&B's exports are signed links to a bucket, and so are these: whoever may see the run gets one.
+        if not self._signed(request):
+            raise Refused(403, "this link is not valid, or not any more: ask for the run's `parquetHistory` again")
+        rid, held, name = (request.path_params[p] for p in ("rid", "held", "name"))
+        path = await run_in_threadpool(self._exports.file, rid, held, name)
+        return attachment(path, name, "application/vnd.apache.parquet")
 
     def _run(self, entity: str, project: str, run_id: str) -> Found:
         found = self.home.look().run(entity, project, run_id)

@@ -15,6 +15,7 @@ from mirror.server.look import Found, Look
 if TYPE_CHECKING:
     from mirror.server.artifacts import Artifacts
     from mirror.server.auth import Signer
+    from mirror.server.exports import Exports
     from mirror.server.listings import Listings
 
 
@@ -24,12 +25,14 @@ class Context:
 
     home: Home
     artifacts: Artifacts
+    exports: Exports
     listings: Listings
     signer: Signer
     base_url: str
     authorized: bool
     username: str
     user_email: str = ""
+    user_agent: str = ""
     _look: list[Look] = field(default_factory=list)
 
     def link(self, path: str, *, sign: str | None = None) -> str:

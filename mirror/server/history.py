@@ -48,8 +48,10 @@ def rows(
     min_step: int | None = None,
     max_step: int | None = None,
     samples: int,
+    start: int = 0,
 ) -> list[str]:
     """At most `samples` rows with min_step <= `_step` < max_step; without bounds rows without a `_step` count too.
+    Of a live run, rows before number `start` are left out.
 
     `samples` as large as the range is wide means all of its rows: the SDK asks so when it scans (PROTOCOL 2.4 a), and
     would lose rows that share a step.
@@ -64,19 +66,19 @@ def rows(
             return thinned(batch.within(min_step, max_step), samples)
         return _from_segments(look.shelf, found.rid, stream, min_step, max_step, samples)
     ranged = min_step is not None or max_step is not None
-    shelf, lines = _settled(look.home, found.rid, stream)
-    stored = _from_segments(shelf, found.rid, stream, min_step, max_step, None)
+    shelf, lines = settled(look.home, found.rid, stream)
+    stored = _from_segments(shelf, found.rid, stream, min_step, max_step, None, start)
     return thinned(stored + [line for line in lines if not ranged or _within(line, min_step, max_step)], samples)
 
 
 def last(look: Look, found: Found, stream: Stream, n: int) -> list[str]:
     """The last `n` rows."""
-    shelf, lines = _settled(look.home, found.rid, stream) if found.live else (look.shelf, [])
+    shelf, lines = settled(look.home, found.rid, stream) if found.live else (look.shelf, [])
     place = shelf.index.get(found.rid)
     missing = n - len(lines)
     if place is None or missing <= 0:
         return lines[-n:]
-    return _read(shelf, place, stream, f"row >= {_held(place, stream) - missing}") + lines
+    return read(shelf, place, stream, f"row >= {_held(place, stream) - missing}") + lines
 
 
 def keys(look: Look, found: Found) -> dict[str, Any] | None:
@@ -122,7 +124,7 @@ def _counted_keys(shelf: Shelf, place: Place) -> dict[str, Any]:
     return from_metrics(shelf.connect().execute(query).fetchall())
 
 
-def _settled(home: Home, rid: int, stream: Stream) -> tuple[Shelf, list[str]]:
+def settled(home: Home, rid: int, stream: Stream) -> tuple[Shelf, list[str]]:
     """A snapshot, and the live lines that follow the rows it holds."""
     for _ in range(_TRIES):
         before = _drained(home, rid, stream)
@@ -158,33 +160,44 @@ def _within(line: str, min_step: int | None, max_step: int | None) -> bool:
 
 
 def _from_segments(
-    shelf: Shelf, rid: int, stream: Stream, min_step: int | None, max_step: int | None, samples: int | None
+    shelf: Shelf,
+    rid: int,
+    stream: Stream,
+    min_step: int | None,
+    max_step: int | None,
+    samples: int | None,
+    start: int = 0,
 ) -> list[str]:
     place = shelf.index.get(rid)
     if place is None or not _held(place, stream):
         return []
-    conditions = []
+    conditions = [f"row >= {start}"] if start else []
     if min_step is not None:
         conditions.append(f"step >= {int(min_step)}")
     if max_step is not None:
         conditions.append(f"step < {int(max_step)}")
     condition = " and ".join(conditions) or "true"
     if samples is not None and _held(place, stream) > samples:
-        source = _source(shelf, place, stream)
-        numbers = shelf.connect().execute(f"select distinct row from {source} and {condition} order by row").fetchall()
+        cells = source(shelf, place, stream)
+        numbers = shelf.connect().execute(f"select distinct row from {cells} and {condition} order by row").fetchall()
         if len(numbers) > samples:
             condition = f"row in (select unnest({thinned([n for (n,) in numbers], samples)}))"
-    return _read(shelf, place, stream, condition)
+    return read(shelf, place, stream, condition)
 
 
-def _source(shelf: Shelf, place: Place, stream: Stream) -> str:
+def source(shelf: Shelf, place: Place, stream: Stream) -> str:
+    """The cells of a run's live generation, as SQL that goes on with `and`."""
     gen = place.history_gen if stream == "history" else place.system_gen
     return f"{shelf.relation(STREAM_TABLE[stream], [place.rid])} where gen = {gen}"
 
 
-def _read(shelf: Shelf, place: Place, stream: Stream, condition: str) -> list[str]:
-    query = f"select key, path_id, row, kind, v, j from {_source(shelf, place, stream)} and {condition}"
-    return list(rows_as_json(shelf.connect().sql(query).to_arrow_table()))
+def read(shelf: Shelf, place: Place, stream: Stream, condition: str, keys: list[str] | None = None) -> list[str]:
+    """Rows that satisfy a SQL condition, with these top-level keys only if they are given."""
+    query = f"select key, path_id, row, kind, v, j from {source(shelf, place, stream)} and {condition}"
+    if keys is not None:
+        query += " and list_contains($keys, key) and path_id = 0"
+    parameters = None if keys is None else {"keys": keys}
+    return list(rows_as_json(shelf.connect().sql(query, params=parameters).to_arrow_table()))
 
 
 def thinned(items: Sequence[Any], samples: int) -> list[Any]:
@@ -197,7 +210,7 @@ def thinned(items: Sequence[Any], samples: int) -> list[Any]:
     return [items[round(i * (n - 1) / (samples - 1))] for i in range(samples)]
 
 
-def sampled(look: Look, found: Found, spec: str) -> list[dict[str, Any]]:
+def sampled(look: Look, found: Found, spec: str, start: int = 0) -> list[dict[str, Any]]:
     """Rows that have all the keys of a spec `{"keys": [..], "samples": n, "minStep": a, "maxStep": b}`, with
     these keys only; maxStep is inclusive here (PROTOCOL 2.4 b)."""
     try:
@@ -211,7 +224,9 @@ def sampled(look: Look, found: Found, spec: str) -> list[dict[str, Any]]:
             f'`{spec[:200]}` is no sampledHistory spec: send JSON like {{"keys": ["_step", "loss"], "samples": 500}}'
         ) from None
     total = max(count(look, found, "history"), 1)
-    texts = rows(look, found, "history", min_step=low, max_step=high, samples=total)
+    if low is not None and high is not None and samples >= high - low:
+        samples = total  # as in `rows`
+    texts = rows(look, found, "history", min_step=low, max_step=high, samples=total, start=start)
     return thinned(list(_having(texts, keys)), samples)
 
 

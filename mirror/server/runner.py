@@ -25,11 +25,15 @@ def serve(
     read_only: bool = False,
     entity: str = "local",
     crash_after: float = 300.0,
+    export_after: float | None = None,
     allow_hosts: Iterable[str] = (),
     verbose: bool = False,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> None:
-    """Serve the mirror at `root` until SIGINT or SIGTERM. `port` 0 takes a free one; `say` is told which."""
+    """Serve the mirror at `root` until SIGINT or SIGTERM. `port` 0 takes a free one; `say` is told which.
+
+    `export_after`: seconds between a run's end and its history export; None for no exports.
+    """
     bound = _bind(host, port)
     try:
         home = Home(root, read_only=read_only, crash_after=crash_after, entity=entity)
@@ -46,7 +50,7 @@ def serve(
         say(f"  export WANDB_BASE_URL={base_url}")
         say(f"  export WANDB_API_KEY={made or '<your key>'}")
         config = uvicorn.Config(
-            Server(home, key, Hosts(host, allow_hosts)).app(),
+            Server(home, key, Hosts(host, allow_hosts), export_after=export_after).app(),
             log_level="info" if verbose else "warning",
             access_log=verbose,
             server_header=False,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from mirror.errors import StoreError
+from mirror.records import RunKey
 from mirror.store.schema import SCHEMA_VERSION
 
 LOCAL_SOURCE = "local"
@@ -29,6 +31,7 @@ class Layout:
         self.data = self.root / "data"
         self.live = self.root / "live"
         self.blobs = self.root / "blobs" / "sha256"
+        self.exports = self.root / "exports"
         self.database = self.root / "mirror.duckdb"
         self.commit_lock = self.root / "commit.lock"
         self.leases = self.root / "leases"
@@ -88,6 +91,12 @@ class Layout:
             f"`{self.root}` {what}: make one with `mirror sync ENTITY/PROJECT --mirror {self.root}`, "
             "or name another with --mirror (or MIRROR_ROOT)"
         )
+
+
+def shard_of(key: RunKey) -> int:
+    """The folder of a project's cells: a number, so that names from outside never become paths."""
+    text = f"{key.source}\0{key.entity}\0{key.project}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
 
 
 def check_version(version: int, root: Path) -> None:

@@ -11,6 +11,7 @@ from mirror.errors import UsageError
 from mirror.records import FileEntry, Stream
 from mirror.server import files, history, ids, logs
 from mirror.server.context import RunNode, context
+from mirror.server.exports import reads_exports
 from mirror.server.rows import Texts, dumps
 from mirror.server.wire import connection, paged, wire_time
 
@@ -25,14 +26,19 @@ def _count(stream: Stream) -> Any:
 def _rows(stream: Stream) -> Any:
     def resolve(
         node: RunNode,
-        _: GraphQLResolveInfo,
+        info: GraphQLResolveInfo,
         minStep: int | None = None,
         maxStep: int | None = None,
         samples: int | None = None,
     ) -> Texts:
         if samples is None:
             samples = 500
-        return Texts(history.rows(node.look, node.found, stream, min_step=minStep, max_step=maxStep, samples=samples))
+        start = _exported(node, info) if stream == "history" else 0
+        return Texts(
+            history.rows(
+                node.look, node.found, stream, min_step=minStep, max_step=maxStep, samples=samples, start=start
+            )
+        )
 
     return resolve
 
@@ -46,13 +52,24 @@ def _tail(stream: Stream) -> Any:
     return resolve
 
 
-def _sampled(node: RunNode, _: GraphQLResolveInfo, specs: list[str], **__: Any) -> list[list[dict[str, Any]]]:
-    return [history.sampled(node.look, node.found, spec) for spec in specs]
+def _sampled(node: RunNode, info: GraphQLResolveInfo, specs: list[str], **_: Any) -> list[list[dict[str, Any]]]:
+    start = _exported(node, info)
+    return [history.sampled(node.look, node.found, spec, start) for spec in specs]
 
 
-def _parquet(*_: Any, **__: Any) -> dict[str, Any]:
-    """No exports: the SDK then reads all rows by step range (PROTOCOL 2.4 c)."""
-    return {"parquetUrls": [], "liveData": []}
+def _exported(node: RunNode, info: GraphQLResolveInfo) -> int:
+    """Rows that this client has from the run's export already and would count twice if it got them again."""
+    ctx, name = context(info), info.operation.name
+    if not node.found.live or not (name and reads_exports(ctx.user_agent, name.value)):
+        return 0
+    return ctx.exports.rows_of_resumed(node.found)
+
+
+def _parquet(node: RunNode, info: GraphQLResolveInfo, liveKeys: list[str]) -> dict[str, Any]:
+    """Where a run has no export, neither URLs nor rows: the SDK then reads all rows by step range."""
+    ctx = context(info)
+    paths, live = ctx.exports.of(node.look, node.found, liveKeys)
+    return {"parquetUrls": [ctx.link(path, sign="GET") for path in paths], "liveData": live}
 
 
 def _log_lines(
