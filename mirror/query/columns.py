@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mirror.errors import UsageError
+from mirror.query.kinds import best_type
 from mirror.query.runs import Chosen, Selection, check_held, rids
 from mirror.query.sql import Result, execute
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 DEFAULT_COLUMNS = ("path", "name", "state", "created_at", "history_rows", "tags")
 _FEW = 1000
-_INTEGERS = {"UBIGINT", "BIGINT", "LONG"}
-_NUMBERS = {*_INTEGERS, "DOUBLE", "NONFINITE"}
-_LONGEST_BIGINT, _LONGEST_HUGEINT = 18, 38  # characters that always fit
+_KINDS = {
+    "UBIGINT": "int", "BIGINT": "int", "LONG": "long", "DOUBLE": "number", "NONFINITE": "nonfinite",
+    "BOOLEAN": "bool", "VARCHAR": "string",
+}  # fmt: skip
 _ROOTS = ("config", "summary", "summary_metrics")
 
 
@@ -116,7 +118,10 @@ def _typed(reader: Reader, documents: dict[str, Expr], selection: Selection | Ch
     row = execute(reader, f"select {looked} from ({written(inner)})").fetchall()[0]
     found = {}
     for i, (name, value) in enumerate(documents.items()):
-        kind = _type(set(row[2 * i] or ()) - {"NULL"}, row[2 * i + 1] or 0)
+        kinds = {_KINDS.get(kind, "json") for kind in row[2 * i] or () if kind != "NULL"}
+        if "string" in kinds:  # beside strings, "NaN" is one
+            kinds -= {"nonfinite"}
+        kind = best_type(kinds, row[2 * i + 1] or 0)
         if kind == "VARCHAR":
             value = call("json_extract_string", value, text("$"))
         elif kind != "JSON":
@@ -134,13 +139,3 @@ list(distinct case
 end) filter (where {v} is not null),
 max(length({v}::varchar)) filter (where regexp_full_match({v}::varchar, '-?[0-9]{{16,}}'))
 """
-
-
-def _type(kinds: set[str], longest: int) -> str:
-    if kinds and kinds <= _INTEGERS and longest <= _LONGEST_HUGEINT:
-        return "HUGEINT" if longest > _LONGEST_BIGINT else "BIGINT"
-    if kinds and kinds <= _NUMBERS - {"LONG"}:
-        return "DOUBLE"
-    if kinds == {"BOOLEAN"}:
-        return "BOOLEAN"
-    return "VARCHAR" if kinds <= {"VARCHAR", "NONFINITE"} else "JSON"

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import NotFoundError
+from mirror.query.sql import sandbox
 from mirror.records import Stream
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow
 
     from mirror.store import Reader
 
-_TABLE = {"history": "history", "system": "system_metrics"}
+TABLE = {"history": "history", "system": "system_metrics"}
 _BLOCK = 16  # rows; the smallest stretch that is read at once
 _CELL_BYTES = 64  # what a cell costs in memory beside its text
 _STRETCH_BYTES = 16 << 20
@@ -37,20 +39,34 @@ def rows(
     reduces rows to these keys (with dots for nested values, the name of a nested dictionary for all of it) and
     leaves out rows that have none of them. NotFoundError if the mirror holds no such run.
     """
-    from mirror.store.cells import rows_as_dicts
+    from mirror.store.rebuild import rows_as_dicts
 
-    connection = reader.connect()
+    for cells in stretches(reader, rid, stream, min_step, max_step, keys):
+        yield from rows_as_dicts(cells)
+
+
+def stretches(
+    reader: Reader,
+    rid: int,
+    stream: Stream = "history",
+    min_step: int | None = None,
+    max_step: int | None = None,
+    keys: Sequence[str] | None = None,
+) -> Iterator[pyarrow.Table]:
+    """The cells (key, path_id, row, kind, v, j) of the same rows, in pieces of a bounded size that hold whole rows;
+    pieces follow in order of row, the cells of a piece in any order."""
+    connection = sandbox(reader).cursor()
     try:
-        conditions, params = ["gen = ?"], [_generation(connection, rid, stream)]
+        conditions, params = ["gen = ?"], [generation(connection, rid, stream)]
         for condition, value in (("step >= ?", min_step), ("step < ?", max_step)):
             if value is not None:
                 conditions.append(condition)
                 params.append(value)
         if keys is not None:
-            condition, values = _holds(keys)
+            condition, values = holds(keys)
             conditions.append(condition)
             params += values
-        cells = f"from {reader.relation(_TABLE[stream], rid)} where {' and '.join(conditions)}"
+        cells = f"from {reader.relation(TABLE[stream], rid)} where {' and '.join(conditions)}"
         weights = connection.execute(
             f"select row // {_BLOCK}, count(*) * {_CELL_BYTES} + coalesce(sum(strlen(j)), 0) {cells} "
             "group by 1 order by 1",
@@ -59,12 +75,12 @@ def rows(
         for first, last in evenly(weights):
             span = f"{cells} and row between {first * _BLOCK} and {last * _BLOCK + _BLOCK - 1}"
             query = f"select key, path_id, row, kind, v, j {span}"
-            yield from rows_as_dicts(connection.sql(query, params=params).to_arrow_table())
+            yield connection.sql(query, params=params).to_arrow_table()
     finally:
         connection.close()
 
 
-def _holds(keys: Sequence[str]) -> tuple[str, list[Any]]:
+def holds(keys: Sequence[str]) -> tuple[str, list[Any]]:
     """A condition for the cells of some keys, with its parameters; what is nested in a key counts as the key's."""
     keys = [key for key in keys if key == key.encode("utf-8", "ignore").decode()]  # none has a lone surrogate
     if not keys:
@@ -76,7 +92,7 @@ def _holds(keys: Sequence[str]) -> tuple[str, list[Any]]:
     return f"{near} and ({' or '.join([one] * len(keys))})", [min(keys), max(f"{key}/" for key in keys), *values]
 
 
-def _generation(connection: duckdb.DuckDBPyConnection, rid: int, stream: Stream) -> int:
+def generation(connection: duckdb.DuckDBPyConnection, rid: int, stream: Stream) -> int:
     found = connection.execute(f"select {stream}_gen from raw.live where rid = ?", [rid]).fetchone()
     if found is None:
         raise NotFoundError(f"The mirror holds no run with rid `{rid}`: list what it has with `mirror runs`.")
