@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from mirror.cli.options import root_option
+from mirror.cli.serve_user import user
 
 
 def _export_after(text: str) -> float | None:
@@ -20,7 +22,7 @@ def _export_after(text: str) -> float | None:
     return float(found[1])
 
 
-@click.command("serve")
+@click.group("serve", invoke_without_command=True)
 @root_option
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -51,7 +53,9 @@ def _export_after(text: str) -> float | None:
 )
 @click.option("--allow-host", "allow_hosts", multiple=True, help="Further host name clients may call the server by.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every request on stderr.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     root: Path,
     port: int,
     host: str,
@@ -71,7 +75,12 @@ def command(
     Examples:
       mirror serve --mirror wandb-mirror --port 8080       log into it, read from it
       mirror serve --mirror wandb-mirror --read-only       let scripts read, change nothing
+      mirror serve user add ada --mirror wandb-mirror      another user, with a key of her own
     """
+    if ctx.invoked_subcommand:
+        if ctx.get_parameter_source("root") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("give --mirror after the words of the command: `mirror serve user list --mirror ..`")
+        return
     from mirror.server.runner import serve
 
     serve(
@@ -87,3 +96,6 @@ def command(
         verbose=verbose,
         say=click.echo,
     )
+
+
+command.add_command(user)

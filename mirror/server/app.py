@@ -19,6 +19,7 @@ from starlette.routing import Route
 from mirror.errors import LockedError, MirrorError, NotFoundError, StoreError, UsageError
 from mirror.server import execution, files, stream
 from mirror.server.artifacts import Artifacts
+from mirror.server.asker import EVERYTHING, NOBODY, Asker, asker, set_asker
 from mirror.server.auth import Hosts, Key, Signer, presented_key
 from mirror.server.blobs import Blob, blob_path
 from mirror.server.context import Context
@@ -29,6 +30,7 @@ from mirror.server.listings import Listings
 from mirror.server.look import Found
 from mirror.server.rows import dumps
 from mirror.server.transfer import attachment, receive, safe_headers
+from mirror.server.users import Users
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
@@ -48,6 +50,7 @@ class Server:
     def __init__(self, home: Home, key: Key, hosts: Hosts, *, export_after: float | None = None) -> None:
         self.home = home
         self._key = key
+        self._users = Users(home.layout.root)
         self._hosts = hosts
         self._signer = Signer(key)
         self._listings = Listings()
@@ -91,8 +94,12 @@ class Server:
             try:
                 if not self._hosts.allows(request.headers.get("host")):
                     raise Refused(421, "this server does not answer to that host name: see `mirror serve --allow-host`")
-                if not (anonymous or self._authorized(request) or (signed and self._signed(request))):
+                who = self._asker(request)
+                if who is None and signed and self._signed(request):
+                    who = EVERYTHING  # whoever got the link saw what it leads to, and it leads nowhere else
+                if who is None and not anonymous:
                     raise Refused(401, "user is not logged in")
+                set_asker(who or NOBODY)
                 return await handler(request)
             except Refused as exc:
                 return _error(exc.status, exc.message)
@@ -106,9 +113,15 @@ class Server:
 
         return guarded
 
-    def _authorized(self, request: Request) -> bool:
+    def _asker(self, request: Request) -> Asker | None:
+        """Whose key came with the request; None if nobody's did."""
         key = presented_key(request.headers.get("authorization"))
-        return key is not None and self._key.matches(key)
+        if key is None:
+            return None
+        if self._key.matches(key):
+            return EVERYTHING
+        user = self._users.by_key(key)
+        return user.asker() if user else None
 
     def _signed(self, request: Request) -> bool:
         query = request.query_params
@@ -127,7 +140,8 @@ class Server:
         )
 
     async def graphql(self, request: Request) -> Response:
-        authorized = self._authorized(request)
+        who = asker()
+        authorized = who is not NOBODY
         body = await read_body(request, MAX_GRAPHQL_BYTES if authorized else _MAX_ANONYMOUS)
         query, variables, name = _graphql_request(body)
         context = Context(
@@ -138,7 +152,8 @@ class Server:
             self._signer,
             base_url=_base_url(request),
             authorized=authorized,
-            username=request.headers.get("x-wandb-username") or self.home.entity,
+            # The server's own key speaks for others, as W&B's service accounts do.
+            username=who.name or request.headers.get("x-wandb-username") or self.home.entity,
             user_email=request.headers.get("x-wandb-user-email") or "",
             user_agent=request.headers.get("user-agent") or "",
         )

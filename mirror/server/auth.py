@@ -52,17 +52,13 @@ def find_key(root: Path, key_file: Path | None, read_only: bool) -> tuple[Key, s
     in ROOT unless the server is read-only.
     """
     if key_file is not None:
-        try:
-            given = key_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"the API key file `{key_file}` cannot be read: {exc}") from exc
-        return Key.of(_checked(given, f"in `{key_file}`"), b""), None, f"with the API key in {key_file}"
+        return Key.of(read_key(key_file), b""), None, f"with the API key in {key_file}"
     if given := os.environ.get("MIRROR_API_KEY", "").strip():
-        return Key.of(_checked(given, "in `MIRROR_API_KEY`"), b""), None, "with the API key in MIRROR_API_KEY"
+        return Key.of(checked_key(given, "in `MIRROR_API_KEY`"), b""), None, "with the API key in MIRROR_API_KEY"
     path = root / KEY_FILE
     if path.exists():
         return _read(path), None, f"with the API key shown when {path} was made (remove it to get another one)"
-    key = "".join(secrets.choice(_ALPHABET) for _ in range(MIN_KEY_LENGTH))
+    key = new_key()
     checked = Key.of(key)
     if read_only:
         return checked, key, "with an API key for this once"
@@ -70,7 +66,20 @@ def find_key(root: Path, key_file: Path | None, read_only: bool) -> tuple[Key, s
     return checked, key, "with a new API key, shown this once"
 
 
-def _checked(key: str, where: str) -> str:
+def read_key(path: Path) -> str:
+    """The key in a file. `UsageError` if it cannot be read or is none."""
+    try:
+        given = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"the API key file `{path}` cannot be read: {exc}") from exc
+    return checked_key(given, f"in `{path}`")
+
+
+def new_key() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(MIN_KEY_LENGTH))
+
+
+def checked_key(key: str, where: str) -> str:
     if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(
             f"the API key {where} has {len(key)} characters; W&B's SDK takes only keys of at least "

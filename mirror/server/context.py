@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from graphql import FieldNode, FragmentSpreadNode, GraphQLResolveInfo, SelectionSetNode, ValueNode, VariableNode
 
+from mirror.server.asker import asker
 from mirror.server.home import Home
 from mirror.server.look import Found, Look
 
@@ -39,6 +40,11 @@ class Context:
         """The URL of a path; with a signature that lets it be used without a key for the method `sign`."""
         url = self.base_url + quote(path)
         return f"{url}?{self.signer.sign(sign, path)}" if sign else url
+
+    @property
+    def entity(self) -> str:
+        """The entity that is meant when none is named."""
+        return asker().name or self.home.entity
 
     @property
     def look(self) -> Look:

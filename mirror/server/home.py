@@ -18,6 +18,7 @@ from typing import Any
 from mirror.errors import UsageError
 from mirror.records import FileEntry, Run, RunKey
 from mirror.server import ids
+from mirror.server.asker import EVERYTHING, asker, check_entity
 from mirror.server.live import ENDED, LiveRun, LiveRuns, drained, now, read_files
 from mirror.server.look import Found, Look
 from mirror.server.shelf import Shelf, Shelves
@@ -71,7 +72,17 @@ class Home:
             self._lock.release()
 
     def look(self) -> Look:
-        return Look(self)
+        """What whoever asks now may see. `LookupError` if nobody does."""
+        return Look(self, asker())
+
+    def whole_look(self) -> Look:
+        """Everything, for the server's own work."""
+        return Look(self, EVERYTHING)
+
+    def find_live(self, entity: str, project: str, run_id: str) -> int | None:
+        """The rid of a live run that whoever asks may see."""
+        _, live = self.writable()
+        return live.find(entity, project, run_id) if asker().sees(entity) else None
 
     def live_version(self) -> int:
         """Changes whenever documents of live runs do."""
@@ -103,6 +114,7 @@ class Home:
         """Make the run live; returns its rid and whether it is new (another request may have been first)."""
         pen, live = self.writable()
         key = run.key
+        check_entity(key.entity)
         with self._creating:
             rid = live.find(key.entity, key.project, key.run_id)
             if rid is not None:
@@ -141,7 +153,7 @@ class Home:
         _, live = self.writable()
         self.own(found)
         with self._moving:
-            look = self.look()
+            look = self.whole_look()
             current = look.runs([found.rid])
             if not current or current[0].stored is None:
                 return  # deleted, or live again
@@ -168,7 +180,7 @@ class Home:
                     if held is not None:
                         in_spool(live, held)
                         return
-                in_segments(writer, self.look())
+                in_segments(writer, self.whole_look())
                 writer.commit()
 
         pen.do(job)

@@ -1,4 +1,5 @@
-"""What one request sees: live documents first, then the newest snapshot, in this order.
+"""What one request sees: live documents first, then the newest snapshot, in this order. Things in entities that are
+closed to whoever asks are left out here, wherever they are looked up.
 
 A run that is drained between the two is then seen live with the documents it ended with, never as it was before.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import AmbiguousError
 from mirror.records import Project, Run
 from mirror.server import ids
+from mirror.server.asker import Asker
 from mirror.server.index import Place
 from mirror.server.shelf import EPOCH, Shelf, Stored
 
@@ -35,11 +37,15 @@ class Found:
 class Look:
     """What one request sees."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, asker: Asker) -> None:
         self.home = home
+        self.asker = asker
         # The version is asked for first: documents may be newer than it says, never older.
         self.live_version = home.live_version()
-        self.live = home.live_documents()
+        self._all_live = home.live_documents()
+        self.live = self._all_live
+        if asker.entities is not None:
+            self.live = {rid: run for rid, run in self.live.items() if asker.sees(run.key.entity)}
         self.together: list[Found] = []
         """Runs this request asked for at once, in order: their rows are best read at once too."""
         self.rows: dict[tuple[int, str], Rows] = {}
@@ -55,12 +61,19 @@ class Look:
     def _live_names(self) -> dict[tuple[str, str, str], int]:
         return {(r.key.entity, r.key.project, r.key.run_id): rid for rid, r in self.live.items()}
 
+    def sees(self, entity: str) -> bool:
+        """Whether whoever asks may see what is in this entity."""
+        return self.asker.sees(entity)
+
     # -- runs ---------------------------------------------------------------------------------------------
 
     def prefetch(self, entity: str, project: str, run_ids: Iterable[str], *, whole: bool = False) -> None:
         """Look up many runs of a project at once, with their documents if `whole`."""
         wanted = [r for r in dict.fromkeys(run_ids) if (entity, project, r) not in self._runs]
         if not wanted:
+            return
+        if not self.sees(entity):
+            self._runs |= {(entity, project, run_id): [] for run_id in wanted}
             return
         for run_id in wanted:
             rid = self._live_names.get((entity, project, run_id))
@@ -114,16 +127,22 @@ class Look:
         return [stored[rid] for rid in rids if rid in stored]
 
     def _stored(self, places: list[Place], whole: bool) -> list[Found]:
+        places = [p for p in places if self.sees(p.entity)]
         held = self.shelf.stored(places, whole=whole)
         return [Found(p.rid, held[p.rid].run, False, held[p.rid]) for p in places if p.rid in held]
 
     def listing(self, entity: str, project: str, condition: str, order: str) -> list[int]:
         """rids of a project's runs, by SQL condition and order over the view `runs`."""
-        live = self.live if self._live_in(entity, project) else {}
+        if not self.sees(entity):
+            return []
+        # The tables made for this version are kept for other requests, which may see more of them.
+        live = self._all_live if self._live_in(entity, project) else {}
         return self.shelf.listing(condition, order, entity, project, live, self.live_version)
 
     def by_creation(self, entity: str, project: str) -> list[int]:
         """rids of all runs of a project, oldest first."""
+        if not self.sees(entity):
+            return []
         stored = self.shelf.by_creation(entity, project)
         if live := self._live_in(entity, project):
             stored = [run for run in stored if run[1] not in live]
@@ -136,10 +155,12 @@ class Look:
     # -- projects -----------------------------------------------------------------------------------------
 
     def entities(self) -> set[str]:
-        return {*(p.entity for p in self.shelf.projects()), *(r.key.entity for r in self.live.values())}
+        """Entities that hold something, as far as whoever asks may see them."""
+        found = {*(p.entity for p in self.shelf.projects()), *(r.key.entity for r in self.live.values())}
+        return {name for name in found if self.sees(name)}
 
     def has_project(self, entity: str, project: str) -> bool:
-        return bool(
+        return self.sees(entity) and bool(
             self._live_in(entity, project)
             or self.shelf.by_creation(entity, project)
             or any((p.entity, p.name) == (entity, project) for p in self.shelf.projects())
@@ -147,6 +168,8 @@ class Look:
 
     def run_count(self, entity: str, project: str) -> int:
         """Runs of a project over all sources."""
+        if not self.sees(entity):
+            return 0
         live = self._live_in(entity, project)
         new = sum(rid not in self.shelf.index.places for rid in live)
         return len(self.shelf.by_creation(entity, project)) + new
@@ -155,7 +178,7 @@ class Look:
         """An entity's projects by name, or one of them; the same name in several sources is one project here."""
         found: dict[str, Project] = {}
         for here in self.shelf.projects():
-            if here.entity != entity or project not in (None, here.name):
+            if here.entity != entity or not self.sees(entity) or project not in (None, here.name):
                 continue
             if (before := found.get(here.name)) is not None:
                 here = replace(

@@ -31,7 +31,7 @@ def take(home: Home, entity: str, project: str, run_id: str, body: bytes) -> dic
     post = _parsed(body)
     _, live = home.writable()
     for _ in range(_TRIES):
-        rid = live.find(entity, project, run_id)
+        rid = home.find_live(entity, project, run_id)
         if rid is None:
             found = home.look().run(entity, project, run_id)
             if found is None:

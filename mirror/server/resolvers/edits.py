@@ -11,6 +11,7 @@ from graphql import GraphQLResolveInfo
 from mirror.errors import NotFoundError, UsageError
 from mirror.records import Project, Run
 from mirror.server import files, ids
+from mirror.server.asker import check_entity
 from mirror.server.context import Context, ProjectNode, RunNode, context
 from mirror.server.live import now
 from mirror.server.look import Found
@@ -39,18 +40,21 @@ STATES = {"running", "pending", "finished", "failed", "crashed", "killed", "pree
 
 
 def checked_part(kind: str, value: str) -> str:
-    """An entity, project or run id that can stand in a path; the SDK refuses the same characters."""
+    """An entity, project or run id that can stand in a path; the SDK refuses the same characters. An entity must be
+    open to whoever asks."""
     if not value.strip() or len(value) > 128 or _REFUSED.search(value) or value in (".", ".."):
         raise UsageError(
             f"`{value[:150]}` cannot be the name of a {kind}: it needs 1 to 128 characters, "
             "none of them / \\ # ? % : or a control character"
         )
+    if kind == "entity":
+        check_entity(value)
     return value
 
 
 def _upsert_model(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
-    entity = checked_part("entity", input.get("entityName") or ctx.home.entity)
+    entity = checked_part("entity", input.get("entityName") or ctx.entity)
     name = checked_part("project", input.get("name") or "")
     pen, _live = ctx.home.writable()
     held = ctx.look.projects(entity, name)
@@ -108,7 +112,7 @@ def _upsert_bucket(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> 
 
 
 def _by_name(ctx: Context, given: dict[str, Any], changes: dict[str, Any]) -> tuple[int, bool]:
-    entity = checked_part("entity", given.get("entityName") or ctx.home.entity)
+    entity = checked_part("entity", given.get("entityName") or ctx.entity)
     project = checked_part("project", given.get("modelName") or "uncategorized")
     name = given.get("name")
     if name is not None:
@@ -230,7 +234,7 @@ def _delete_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
 
 def _alert(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     """Nobody is notified by a mirror, and the client is told so."""
-    by_path(context(info), {"entityName": input.get("entityName") or context(info).home.entity} | input)
+    by_path(context(info), {"entityName": input.get("entityName") or context(info).entity} | input)
     return {"success": False, "clientMutationId": input.get("clientMutationId")}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from graphql import GraphQLResolveInfo
 
 from mirror.server import ids
+from mirror.server.asker import asker
 from mirror.server.context import Context, context
 from mirror.server.wire import connection
 
@@ -28,10 +29,10 @@ def user(username: str, ctx: Context, email: str = "") -> dict[str, Any]:
         "username": username,
         "email": email,
         "admin": False,
-        "entity": ctx.home.entity,
+        "entity": ctx.entity,
         "flags": "{}",
         "apiKeys": {"edges": []},
-        "teams": connection([entity(name) for name in _entities(ctx)]),
+        "teams": lambda _info: connection([entity(name) for name in _teams(username, ctx)]),
         "projects": connection([]),
         "runs": connection([]) | {"totalCount": 0},
     }
@@ -52,7 +53,16 @@ def entity(name: str) -> dict[str, Any]:
 
 
 def _entities(ctx: Context) -> list[str]:
-    return sorted({ctx.home.entity} | ctx.look.entities())
+    """Every entity that exists for whoever asks."""
+    return sorted({ctx.entity} | ctx.look.entities() | (asker().entities or set()))
+
+
+def _teams(username: str, ctx: Context) -> list[str]:
+    """The teams of whoever asks; those of others are not his business."""
+    who = asker()
+    if who.entities is None:
+        return _entities(ctx)
+    return sorted(who.entities - {username}) if username == who.name else []
 
 
 def _viewer(_: None, info: GraphQLResolveInfo) -> dict[str, Any] | None:

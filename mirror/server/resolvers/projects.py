@@ -38,7 +38,7 @@ def _project(
     **__: Any,
 ) -> ProjectNode | None:
     ctx = context(info)
-    node = ProjectNode(entityName or ctx.home.entity, name or "")
+    node = ProjectNode(entityName or ctx.entity, name or "")
     below = selected(info)
     runs = [argument(info, f, "name") for f in below if f.name.value in ("run", "bucket")]
     if runs:
@@ -58,7 +58,7 @@ def _projects(
     **__: Any,
 ) -> dict[str, Any]:
     ctx = context(info)
-    wanted = entityName or ctx.home.entity
+    wanted = entityName or ctx.entity
     return paged([ProjectNode(wanted, p.name) for p in ctx.look.projects(wanted)], first, after)
 
 
@@ -83,7 +83,7 @@ def ordering(order: str | None) -> str:
 
 def _listing(ctx: Context, node: ProjectNode, filters: str | None, order: str | None) -> tuple[tuple[Any, ...], Any]:
     where, look = condition(filters), ctx.look
-    state = (look.shelf.number, look.live_version, node.entity, node.name, where, order)
+    state = (look.shelf.number, look.live_version, look.sees(node.entity), node.entity, node.name, where, order)
     if where == "true" and order in (None, "", *_BY_CREATION):
         return state, lambda: look.by_creation(node.entity, node.name)
     by = ordering(order)
