@@ -33,6 +33,23 @@ def watching(*, quiet: bool, verbose: bool) -> AbstractContextManager[Progress]:
 
 
 @contextmanager
+def steps(what: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and remaining time for a known amount of work; hands out the function that advances it.
+    Nothing is drawn off a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns: list[bars.ProgressColumn] = [bars.TextColumn("{task.description}", markup=False), bars.BarColumn()]
+    columns += [bars.DownloadColumn(), bars.TransferSpeedColumn()] if unit == "B" else [bars.MofNCompleteColumn()]
+    with bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(stderr=True), transient=True) as drawn:
+        task = drawn.add_task(safe(what), total=total)
+        yield lambda done: drawn.advance(task, done)
+
+
+@contextmanager
 def _bars(verbose: bool) -> Iterator[Progress]:
     """Bars on stderr: runs listed, runs fetched, rows fetched, with rates and the time that is left."""
     from rich import progress as bars

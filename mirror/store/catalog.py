@@ -21,7 +21,7 @@ from mirror.records import Failure, Fetched, ItemKey, RunKey, Stream
 from mirror.resources import folder, text
 from mirror.store.disk import explained
 from mirror.store.layout import Layout, check_version
-from mirror.store.schema import SCHEMA_VERSION
+from mirror.store.schema import SCHEMA_VERSION, STREAM_TABLE
 
 
 @dataclass(frozen=True)
@@ -407,9 +407,8 @@ class Catalog:
     def superseded(self) -> set[str]:
         """Tables in which readers must look for the live rows."""
         found = {t for (t,) in self.db.execute("select tbl from superseded where rows > 0")}
-        if self.db.execute("select 1 from streams where live = 0 and rows > 0 limit 1").fetchone():
-            found |= {"history", "system_metrics", "files", "logs"}
-        return found
+        dead = self.db.execute("select distinct stream from streams where live = 0 and rows > 0")
+        return found | {STREAM_TABLE[stream] for (stream,) in dead}
 
     def last_snapshot(self) -> tuple[int, str]:
         row = self.db.execute("select id, at from snapshots order by id desc limit 1").fetchone()

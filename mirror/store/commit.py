@@ -20,7 +20,7 @@ from mirror.errors import StoreError
 from mirror.records import Run
 from mirror.store import segments, versions
 from mirror.store.catalog import Catalog, FileRow, Identity, StreamState, now
-from mirror.store.compact import compact, vacuum
+from mirror.store.compact import LARGE, Compacted, Progress, compact, vacuum
 from mirror.store.layout import Layout
 from mirror.store.locks import FileLock, held
 from mirror.store.metrics import MetricStats
@@ -109,6 +109,14 @@ class Committer:
                 write_database(self.layout, self.layout.read_snapshot())
         for _, lock in dead:
             lock.release(remove=True)
+
+    def compact(self, *, everything: bool, progress: Progress) -> Compacted:
+        """Merge segments as far as they should be; see compact.py."""
+        done = compact(
+            self.layout, self.catalog, self.session, self._name, most=LARGE, everything=everything, progress=progress
+        )
+        self._stale |= done.merged > 0 or everything
+        return done
 
     def commit(self, runs: list[OpenRun], batch: Batch) -> None:
         """Make a batch and the changes of these runs visible, durably and at once; does nothing if there are none."""

@@ -60,6 +60,14 @@ def tables() -> dict[str, pa.Schema]:
     }
 
 
+def coded(schema: pa.Schema) -> pa.Schema:
+    """The schema of cells with dictionaries in the place of texts: keys and kinds, and often values, repeat."""
+    import pyarrow as pa
+
+    dictionary = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([f.with_type(dictionary) if pa.types.is_string(f.type) else f for f in schema])
+
+
 @cache
 def ddl() -> str:
     """`tables.sql` as it stands: run in an empty schema it makes every table."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,9 @@ from mirror.store.schema import CELL_TABLES, ITEM_TABLES, SCHEMA_VERSION, tables
 
 FOOTER = b"mirror"
 ROW_GROUP = 131_072
-_SORTED = {
+_GROUP_BYTES = 32 << 20
+ORDER: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(CELL_TABLES, ("key", "rid", "row")),
     "config": ("path", "rid"),
     "summary": ("path", "rid"),
     "metric": ("rid", "key"),
@@ -32,6 +34,7 @@ _SORTED = {
     "artifact_entries": ("rid", "path"),
     **dict.fromkeys(ITEM_TABLES, ("rid",)),
 }
+"""How the segments of a table are sorted."""
 # A change of one run reads its row and its metrics back: small groups keep that cheap.
 _SMALL_GROUPS = {"runs": 4096, "metric": 16_384}
 _DELTA = ("row", "step", "ts")
@@ -45,41 +48,79 @@ def write_segment(
     *,
     shard: int = 0,
     identities: Iterable[Sequence[Any]] = (),
-    replaces: Sequence[str] = (),
 ) -> FileRow:
     """Write `data` as `ROOT/data/<table>/<shard>/<name>.parquet`, durable and read-only.
 
-    `identities` are (rid, source, storage_id, entity, project, run_id) of the runs inside, `replaces` the names of
-    segments whose live rows this one holds.
+    `identities` are (rid, source, storage_id, entity, project, run_id) of the runs inside.
     """
-    folder = layout.data / table / str(shard)
-    path = folder / f"{name}.parquet"
-    data = data.cast(tables()[table]) if table not in CELL_TABLES else data
-    if table in _SORTED:
-        data = data.sort_by([(column, "ascending") for column in _SORTED[table]])
-    rids = rid_ranges(data["rid"]) if "rid" in data.column_names else []
+    if table not in CELL_TABLES:  # cells come sorted, under schema and keys that are dictionaries
+        data = data.cast(tables()[table])
+        if table in ORDER:
+            data = data.sort_by([(column, "ascending") for column in ORDER[table]])
     footer = {
-        "table": table,
-        "schema_version": SCHEMA_VERSION,
-        "name": name,
-        "rids": rids,
+        "rids": rid_ranges(data["rid"].to_numpy()) if "rid" in data.column_names else [],
         "identities": [list(i) for i in identities],
         "streams": _stream_extents(data) if table in CELL_TABLES else [],
-        "replaces": list(replaces),
+        "replaces": [],
     }
-    data = data.replace_schema_metadata({FOOTER: json.dumps(footer).encode()})
+    return write_pieces(layout, name, table, [data], data.schema, footer, shard=shard)
+
+
+def write_pieces(
+    layout: Layout,
+    name: str,
+    table: str,
+    pieces: Iterable[pa.Table],
+    schema: pa.Schema,
+    footer: dict[str, Any],
+    *,
+    shard: int,
+) -> FileRow:
+    """Write a segment out of pieces that follow each other in the table's order; only a row group is held."""
+    folder = layout.data / table / str(shard)
+    path = folder / f"{name}.parquet"
+    said = {"table": table, "schema_version": SCHEMA_VERSION, "name": name, **footer}
+    rows = 0
+
+    def write(f: BinaryIO) -> None:
+        nonlocal rows
+        with pq.ParquetWriter(f, schema.with_metadata({FOOTER: json.dumps(said).encode()}), **_options(table)) as out:
+            for group in _groups(pieces, _SMALL_GROUPS.get(table, ROW_GROUP)):
+                out.write_table(group, row_group_size=_SMALL_GROUPS.get(table, ROW_GROUP))
+                rows += group.num_rows
+
     with explained(f"writing `{path.relative_to(layout.root)}`"):
         _make_durable_folder(folder)
-        write_durably(path, lambda f: pq.write_table(data, f, **_options(table)), mode=0o444)
+        write_durably(path, write, mode=0o444)
         return FileRow(
             path=str(path.relative_to(layout.root)),
             table=table,
-            rows=data.num_rows,
+            rows=rows,
             bytes=path.stat().st_size,
             sha256=sha256(path),
-            rids=rids,
+            rids=footer["rids"],
             version=SCHEMA_VERSION,
         )
+
+
+def _groups(pieces: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The pieces put together to whole row groups; smaller ones where rows are long."""
+    waiting: list[pa.Table] = []
+    held = size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        held, size = held + piece.num_rows, size + piece.nbytes
+        if held < rows and size < _GROUP_BYTES:
+            continue
+        together = pa.concat_tables(waiting) if len(waiting) > 1 else piece
+        whole = held - held % rows if size < _GROUP_BYTES else held
+        yield together.slice(0, whole)
+        waiting, held, size = [], held - whole, 0
+        if held:
+            waiting = [together.slice(whole)]
+            size = waiting[0].nbytes
+    if held:
+        yield pa.concat_tables(waiting)
 
 
 def _make_durable_folder(folder: Path) -> None:
@@ -91,7 +132,6 @@ def _make_durable_folder(folder: Path) -> None:
 
 def _options(table: str) -> dict[str, Any]:
     options: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
-    options["row_group_size"] = _SMALL_GROUPS.get(table, ROW_GROUP)
     if table in CELL_TABLES:
         options["use_dictionary"] = ["rid", "gen", "key", "path_id", "kind", "j"]
         options["column_encoding"] = {
@@ -134,9 +174,9 @@ def sorted_cells(parts: Sequence[tuple[int, int, int, pa.Table]]) -> pa.Table:
     return table.take(pa.array(order))
 
 
-def rid_ranges(rids: pa.ChunkedArray) -> list[list[int]]:
+def rid_ranges(rids: Any) -> list[list[int]]:
     """The distinct rids as [first, last] ranges: rids of one sync are neighbours, so this stays short."""
-    distinct = np.unique(rids.to_numpy())
+    distinct = np.unique(np.asarray(rids, dtype=np.int64))
     if not len(distinct):
         return []
     breaks = np.flatnonzero(np.diff(distinct) > 1)

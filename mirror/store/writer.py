@@ -23,8 +23,9 @@ from mirror.store import versions
 from mirror.store.catalog import Catalog, Identity, Known, StreamState, ahead, iso, now
 from mirror.store.cells import CellBatch, decode
 from mirror.store.commit import Batch, Committer, OpenRun
+from mirror.store.compact import Compacted, Progress
 from mirror.store.items import Items, KnownItem
-from mirror.store.layout import Layout
+from mirror.store.layout import Layout, shard_of
 from mirror.store.locks import FileLock, Lease
 from mirror.store.metrics import MetricStats
 from mirror.store.schema import STREAM_TABLE, tables
@@ -302,7 +303,7 @@ class Writer:
         steps = [s for s in (state.last_step, batch.last_step) if s is not None]
         table = STREAM_TABLE[stream]
         part = (found.identity.rid, state.gen, state.rows, batch.table)
-        self._batch.cells.setdefault((table, _shard(key)), []).append(part)
+        self._batch.cells.setdefault((table, shard_of(key)), []).append(part)
         if stream == "history":
             self._committer.stats(found, state).add(batch.table, state.rows)
             found.metrics_changed = True
@@ -438,6 +439,11 @@ class Writer:
         for callback in after:
             callback()
 
+    def compact(self, *, everything: bool = False, progress: Progress = iter) -> Compacted:  # type: ignore[assignment]
+        """Commit, then merge what has become due into large segments; with `everything` also what could wait."""
+        self.commit()
+        return self._committer.compact(everything=everything, progress=progress)
+
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call back once what was put so far is durable and visible."""
         self._after.append(callback)
@@ -481,9 +487,3 @@ class Writer:
         if files := found.streams.get("files"):
             unknown = replace(files, last_fingerprint=None)
             self._batch.later.append(lambda: self.catalog.save_stream(found.identity.rid, "files", unknown))
-
-
-def _shard(key: RunKey) -> int:
-    """The folder of a project's cells: a number, so that names from outside never become paths."""
-    text = f"{key.source}\0{key.entity}\0{key.project}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")

@@ -169,6 +169,7 @@ class Session:
         if self._writer is not None and self._writer.known(project.source, project.entity, project.name):
             self._writer.log_sync(outcome.report)
             self._writer.commit()
+            self._writer.compact()
 
     # -- only planning it ---------------------------------------------------------------------------------
 
