@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import re
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import filter_cases
 import mongo_match
 import pytest
 import sqlglot
@@ -29,7 +29,6 @@ from mirror.store import Reader, Writer
 
 GOLDEN = Path(__file__).with_name("filters.jsonl")
 ABSENT = object()
-EXAMPLES = int(os.environ.get("FILTER_EXAMPLES", "100"))
 
 
 def wire(document: dict[str, Any]) -> str:
@@ -86,6 +85,97 @@ class Store:
 # -- one document, one filter: the table of FILTERS semantics ----------------------------------------------
 
 SEMANTICS: list[tuple[Any, dict[str, Any], bool]] = [
+    (ABSENT, {"config.x": {"$ne": 1}}, True),
+    (ABSENT, {"config.x": {"$nin": [1]}}, True),
+    (ABSENT, {"config.x": {"$nin": [1, None]}}, False),
+    (ABSENT, {"config.x": {"$not": {"$gt": 1}}}, True),
+    (ABSENT, {"config.x": {"$ne": None}}, False),
+    (ABSENT, {"config.x": {"$exists": False}}, True),
+    (ABSENT, {"config.x": {"$exists": True}}, False),
+    (None, {"config.x": {"$exists": True}}, True),
+    (None, {"config.x": {"$exists": False}}, False),
+    ([], {"config.x": {"$exists": True}}, True),
+    ([1, 7], {"config.x": {"$not": {"$gt": 5}}}, False),
+    ([1, 7], {"config.x": {"$ne": 7}}, False),
+    ([1, 7], {"config.x": {"$ne": 2}}, True),
+    ([], {"config.x.0": {"$exists": False}}, True),
+    ([5], {"config.x.0": {"$exists": True}}, True),
+    ([{"y": 1}], {"config.x.y": {"$exists": True}}, True),
+    ([{"z": 1}], {"config.x.y": {"$exists": True}}, False),
+    ([1], {"config.x.y": {"$exists": False}}, True),
+    ("adam", {"config.x": {"$not": {"$regex": "^a"}}}, False),
+    (ABSENT, {"config.x": {"$not": {"$regex": "^a"}}}, True),
+    ("a\nb", {"config.x": {"$regex": "a.b", "$options": "s"}}, True),
+    ("a\nb", {"config.x": {"$options": "m", "$regex": "^b"}}, True),
+    ("ADAM", {"config.x": {"$regex": "^a", "$options": "i"}}, True),
+    ("ab", {"config.x": {"$regex": "a b # both", "$options": "x"}}, True),
+    ([1, 2, 3], {"config.x": {"$all": [1, 2]}}, True),
+    ([1, 3], {"config.x": {"$all": [1, 2]}}, False),
+    (1, {"config.x": {"$all": [1]}}, True),
+    ([1], {"config.x": {"$all": []}}, False),
+    ([[1, 2]], {"config.x": {"$all": [[1, 2]]}}, True),
+    ([1, 2], {"config.x": {"$all": [[1, 2]]}}, True),
+    ([1, 9], {"config.x": {"$all": [{"$elemMatch": {"$gt": 8}}, {"$elemMatch": {"$lt": 2}}]}}, True),
+    ([1, 2], {"config.x": {"$size": 2}}, True),
+    ([1, 2], {"config.x": {"$size": 2.0}}, True),
+    ([[1, 2]], {"config.x": {"$size": 2}}, False),
+    ([[1, 2]], {"config.x.0": {"$size": 2}}, True),
+    (ABSENT, {"config.x": {"$size": 0}}, False),
+    ("ab", {"config.x": {"$size": 2}}, False),
+    (list(range(200)), {"config.x": {"$size": 200}}, True),
+    ([1, 5], {"config.x": {"$elemMatch": {"$gt": 4}}}, True),
+    ([1, 5], {"config.x": {"$elemMatch": {"$gt": 4, "$lt": 3}}}, False),
+    (5, {"config.x": {"$elemMatch": {"$gt": 4}}}, False),
+    ([[5]], {"config.x": {"$elemMatch": {"$eq": 5}}}, False),
+    ([[5]], {"config.x": {"$elemMatch": {"$elemMatch": {"$eq": 5}}}}, True),
+    ([None], {"config.x": {"$elemMatch": {"$eq": None}}}, True),
+    ([], {"config.x": {"$elemMatch": {"$ne": 1}}}, False),
+    ([{"a": 1, "b": 2}], {"config.x": {"$elemMatch": {"a": 1, "b": {"$gt": 1}}}}, True),
+    ([{"a": 1}, {"b": 2}], {"config.x": {"$elemMatch": {"a": 1, "b": 2}}}, False),
+    ([{"a": [{"b": 1}]}], {"config.x": {"$elemMatch": {"a.b": 1}}}, True),
+    ([{"a": 1}], {"config.x": {"$elemMatch": {"$or": [{"a": 2}, {"b": None}]}}}, True),
+    ([1], {"config.x": {"$elemMatch": {}}}, False),
+    ([{}], {"config.x": {"$elemMatch": {}}}, True),
+    ({"y": [1, 5]}, {"config.x.y": {"$elemMatch": {"$gt": 4}}}, True),
+    ([1, "a"], {"config.x": {"$type": "string"}}, True),
+    ([1], {"config.x": {"$type": "array"}}, True),
+    ([1], {"config.x": {"$type": 4}}, True),
+    (5, {"config.x": {"$type": "int"}}, True),
+    (5.0, {"config.x": {"$type": "double"}}, False),  # MongoDB: yes. JSON does not tell 5 from 5.0
+    (2**31, {"config.x": {"$type": "int"}}, False),
+    (2**31, {"config.x": {"$type": "long"}}, True),
+    (2**63 - 1, {"config.x": {"$type": "long"}}, True),
+    (2**63, {"config.x": {"$type": "long"}}, False),
+    (0.5, {"config.x": {"$type": ["double", "null"]}}, True),
+    (None, {"config.x": {"$type": "null"}}, True),
+    (ABSENT, {"config.x": {"$type": "null"}}, False),
+    (True, {"config.x": {"$type": "number"}}, False),
+    (math.nan, {"config.x": {"$type": "string"}}, True),
+    (4.5, {"config.x": {"$mod": [4, 0]}}, True),
+    (-5, {"config.x": {"$mod": [4, -1]}}, True),
+    (-5, {"config.x": {"$mod": [4, 3]}}, False),
+    (2**53 + 1, {"config.x": {"$mod": [2, 1]}}, True),
+    (-(2**63), {"config.x": {"$mod": [-1, 0]}}, True),
+    (2**63, {"config.x": {"$mod": [2, 0]}}, False),
+    (1e300, {"config.x": {"$mod": [2, 0]}}, False),
+    ("4", {"config.x": {"$mod": [4, 0]}}, False),
+    (True, {"config.x": {"$mod": [1, 0]}}, False),
+    ([3, 4], {"config.x": {"$mod": [4.9, 0.5]}}, True),
+    ("my-run-1", {"config.x": {"$contains": "-run-"}}, True),
+    ("a%b", {"config.x": {"$contains": "a_b"}}, False),
+    (["xy", 1], {"config.x": {"$contains": "y"}}, True),
+    (12, {"config.x": {"$contains": "1"}}, False),
+    ("x", {"config.x": {"$nin": []}}, True),
+    (3, {"$not": {"config.x": 3}}, False),
+    (ABSENT, {"$nor": [{"config.x": 3}, {"config.x": 4}]}, True),
+    (4, {"$nor": [{"config.x": 3}, {"config.x": 4}]}, False),
+    ({"a.b": 1}, {"config.x.a.b": 1}, True),
+    ({"a.b": {"c.d": 1}}, {"config.x.a.b.c.d": 1}, True),
+    ({"a.b": 1}, {'config["x"]["a.b"]': 1}, True),
+    ({"a": {"b": 1}}, {'config["x"]["a.b"]': 1}, False),
+    ({"a.b": 1}, {'config["x"]["a"]["b"]': 1}, False),
+    ({"": 1}, {'config["x"][""]': 1}, True),
+    ({"a.b": 1}, {"config.x.a.b": {"$exists": True}}, True),
     (ABSENT, {"config.x": {"$lt": 1}}, False),
     (ABSENT, {"config.x": None}, True),
     (ABSENT, {"config.x": {"$in": [None]}}, True),
@@ -206,14 +296,14 @@ def test_the_tests_own_matcher_agrees_with_the_table(table: Store) -> None:
     for i, (_, query, expected) in enumerate(SEMANTICS):
         run = table.runs[f"r{i:03}"]
         pattern = query.get("config.x")
-        if isinstance(pattern, dict) and "b$" in str(pattern.get("$regex")):
-            continue  # Python's `$` matches before a final newline, RE2's does not
+        if isinstance(pattern, dict) and ("b$" in str(pattern.get("$regex")) or "x" in pattern.get("$options", "")):
+            continue  # Python's `$` matches before a final newline, RE2's does not; blanks in classes differ
         assert mongo_match.matches(run, query) is expected, (run, query)
 
 
 def test_every_filter_of_the_table_agrees_on_every_document(table: Store) -> None:
     for _, query, _ in SEMANTICS:
-        if "b$" not in json.dumps(query):
+        if "b$" not in json.dumps(query) and "# both" not in json.dumps(query):
             assert table.ask(query) == table.expected(query), query
 
 
@@ -290,6 +380,37 @@ QUERIES: list[dict[str, Any]] = [
     {"$or": [{"state": "crashed"}, {"$and": [{"tags": "v1"}, {"config.lr": {"$lt": 0.05}}]}]},
     {"$or": [{"$and": []}]},
     {"$and": []},
+    {"state": {"$ne": "finished"}},
+    {"group": {"$nin": ["g1", None]}},
+    {"group": {"$exists": False}},
+    {"notes": {"$not": {"$regex": "^g"}}},
+    {"display_name": {"$regex": "^FOO", "$options": "i"}},
+    {"display_name": {"$contains": "oo-"}},
+    {"display_name": {"$type": "string"}},
+    {"display_name": {"$size": 3}},
+    {"$not": {"display_name": {"$regex": "foo"}}},
+    {"$nor": [{"state": "running"}, {"state": "crashed"}]},
+    {"tags": {"$ne": "v1"}},
+    {"tags": {"$nin": ["best", "it's"]}},
+    {"tags": {"$all": ["v1", "best"]}},
+    {"tags": {"$size": 0}},
+    {"tags": {"$exists": True}},
+    {"tags": {"$elemMatch": {"$gt": "it", "$lt": "j"}}},
+    {"tags": {"$contains": " "}},
+    {"tags": {"$type": "string"}},
+    {"tags": {"$type": "array"}},
+    {"$or": [{"tags": None}, {"tags": {"$ne": "best"}}]},
+    {"created_at": {"$ne": "2025-01-31"}},
+    {"created_at": {"$not": {"$gte": "2025"}}},
+    {"created_at": {"$exists": False}},
+    {"config.lr": {"$gte": 0.01, "$lt": 0.1}},
+    {"config.lr": {"$type": "number"}},
+    {"config.lr": {"$ne": 0.1}},
+    {"config.model.dim": {"$exists": True}},
+    {"config.model.layers": {"$elemMatch": {"$gte": 2}}},
+    {"config.batch_size": {"$mod": [32, 0]}},
+    {"$or": [{"config.optimizer": "sgd"}, {"config.optimizer": {"$size": 2}}]},
+    {'config["model.dim"]': 128},
 ]
 
 
@@ -340,6 +461,11 @@ def test_duration_is_in_seconds(project: Store) -> None:
     assert project.ask({"duration": 1800}) == ["bbb2"]
     assert project.ask({"duration": {"$in": [1800.0]}}) == ["bbb2"]
     assert project.ask({"duration": None}) == ["ccc3", "ddd4", "eee5"]
+    assert project.ask({"duration": {"$exists": True}}) == ["aaa1", "bbb2"]
+    assert project.ask({"duration": {"$ne": 1800}}) == ["aaa1", "ccc3", "ddd4", "eee5"]
+    assert project.ask({"duration": {"$mod": [1800, 0]}}) == ["bbb2"], "7199.75 s is cut to 7199"
+    assert project.ask({"duration": {"$type": "double"}}) == ["aaa1"]
+    assert project.ask({"duration": {"$size": 1}}) == project.ask({"duration": {"$regex": "1"}}) == []
 
 
 def test_summary_dot_key_is_taken_with_a_notice(project: Store) -> None:
@@ -397,7 +523,10 @@ def test_refused_orders(order: str, message: str) -> None:
 
 # -- what is refused ---------------------------------------------------------------------------------------
 
-LISTED = "supported are $and, $or, $eq, $gt, $gte, $lt, $lte, $in, $regex"
+LISTED = (
+    "supported are $and, $or, $nor, $not, $eq, $gt, $gte, $lt, $lte, $ne, $in, $nin, $regex, $options, $contains, "
+    "$exists, $size, $all, $elemMatch, $type, $mod"
+)
 RE2 = "look-around, back-references, possessive and atomic groups are not available in RE2"
 
 
@@ -426,16 +555,36 @@ RE2 = "look-around, back-references, possessive and atomic groups are not availa
         ({"config.": 1}, "config.: empty part in field path; write the names between single dots"),
         ({"keys_info.keys.loss": 1}, "keys_info.keys.loss: filters know no logged keys; ask the view `metrics` with SQL"),
         ({"tags.foo": True}, 'tags.foo: unknown field; write {"tags": "foo"} for runs with that tag'),
-        ({"config.x": {"$ne": 1}}, f"config.x $ne: not supported yet; {LISTED}"),
-        ({"config.x": {"$nin": []}}, f"config.x $nin: not supported yet; {LISTED}"),
-        ({"config.x": {"$exists": True}}, f"config.x $exists: not supported yet; {LISTED}"),
-        ({"config.x": {"$not": {"$gt": 5}}}, f"config.x $not: not supported yet; {LISTED}"),
-        ({"$not": {"state": "x"}}, f"filter $not: not supported yet; {LISTED}"),
-        ({"$nor": [{"state": "x"}]}, f"filter $nor: not supported yet; {LISTED}"),
-        ({"config.x": {"$regex": "a", "$options": "i"}}, f"config.x $options: not supported yet; {LISTED}, or flags inside the pattern: (?i), (?s), (?m)"),
-        ({"config.x": {"$where": "1"}}, f"config.x $where: unknown operator; {LISTED}"),
-        ({"$where": "true"}, f"filter $where: unknown operator; {LISTED}"),
-        ({"$text": {"$search": "x"}}, f"filter $text: unknown operator; {LISTED}"),
+        ({"config.x": {"$options": "i"}}, "config.x $options: belongs to a $regex beside it"),
+        ({"config.x": {"$regex": "a", "$options": "g"}}, 'config.x $options: needs letters out of "imsx", got "g"'),
+        ({"config.x": {"$regex": "a" * 10_001}}, "config.x $regex: a pattern of 10,001 characters, at most 10,000 are taken"),
+        ({"config.x": {"$contains": ["a"]}}, 'config.x $contains: needs a string, got array; write {"x": value} for a list that holds'),
+        ({"config.x": {"$not": 5}}, 'config.x $not: needs operators such as {"$gt": 5}, got number; use $ne for a value'),
+        ({"config.x": {"$not": {}}}, 'config.x $not: needs operators such as {"$gt": 5}, got object; use $ne for a value'),
+        ({"$not": [{"state": "x"}]}, "filter $not: needs an object, got array"),
+        ({"$nor": []}, "filter $nor: the list is empty"),
+        ({"config.x": {"$exists": "yes"}}, "config.x $exists: needs true or false, got string"),
+        ({"config.x": {"$size": -1}}, "config.x $size: needs a whole number from 0 on, got -1"),
+        ({"config.x": {"$size": 1.5}}, "config.x $size: needs a whole number from 0 on, got 1.5"),
+        ({"config.x": {"$size": True}}, "config.x $size: needs a whole number from 0 on, got true"),
+        ({"config.x": {"$all": 1}}, "config.x $all: needs a list, got number"),
+        ({"config.x": {"$elemMatch": 5}}, "config.x $elemMatch: needs an object of conditions on an element, got number"),
+        ({"config.x": {"$elemMatch": {"$gt": 1, "y": 2}}}, "config.x $elemMatch: mixes operators with field 'y'"),
+        ({"config.x": {"$elemMatch": {"a..b": 2}}}, "a..b (in config.x $elemMatch): empty part in field path"),
+        ({"config.x": {"$type": "date"}}, 'config.x $type: "date" is no type of JSON, which is what configs and summaries are'),
+        ({"config.x": {"$type": 99}}, "config.x $type: unknown type 99; known are array, bool, double, int, long, null, number"),
+        ({"config.x": {"$type": []}}, "config.x $type: the list is empty"),
+        ({"config.x": {"$mod": [4]}}, "config.x $mod: needs [divisor, remainder]"),
+        ({"config.x": {"$mod": [0.5, 0]}}, "config.x $mod: the divisor is zero"),
+        ({"config.x": {"$mod": [2**63, 0]}}, "config.x $mod: needs numbers of at most 64 bits, got 9223372036854775808"),
+        ({"config.x": {"$ge": 1}}, f"config.x $ge: unknown operator; did you mean '$gte'? {LISTED}"),
+        ({"config.x": {"$or": [1]}}, "config.x $or: belongs around conditions"),
+        ({"$gt": 5}, 'filter $gt: belongs on a field: {"state": {"$gt": ...}}'),
+        ({"config.x": 2**14_000}, "config.x: an integer of 14,001 bits, at most 13,000 are taken"),
+        ({"config.x": "y" * 1_000_001}, "config.x: the filter holds more than 1,000,000 characters"),
+        ({"config.x": {"$where": "1"}}, "config.x $where: unknown operator; "),
+        ({"$where": "true"}, "filter $where: unknown operator; "),
+        ({"$text": {"$search": "x"}}, "filter $text: unknown operator; "),
         ({"config.x": {"a": {"$gt": 1}}}, "config.x: `$gt` cannot be a name inside a value"),
         ({"config.x": float("nan")}, 'config.x: JSON has no number `nan`; write "NaN", "Infinity" or "-Infinity" as a string'),
         ('{"config.x": NaN}', 'filter: JSON has no number `NaN`; write "NaN" as a string'),
@@ -490,105 +639,23 @@ def test_limits_can_be_reached(project: Store) -> None:
 
 
 def test_samples_of_the_documentation_and_the_sdk(project: Store) -> None:
-    """Filters as W&B's documentation and SDK write them; `invalid` ones must be refused, the others of
-    operators that come later by name."""
+    """Filters as W&B's documentation and SDK write them; `invalid` ones must be refused."""
     samples = json.loads(Path(__file__).with_name("filter_samples.json").read_text())
     assert len(samples) == 87
-    taken = 0
     for sample in samples:
         query = sample["filter"]
         if sample.get("invalid"):
             with pytest.raises(FilterError):
                 to_sql(query)
-        elif set(re.findall(r"\$\w+", json.dumps(query))) <= {
-            "$and",
-            "$or",
-            "$eq",
-            "$gt",
-            "$gte",
-            "$lt",
-            "$lte",
-            "$in",
-            "$regex",
-        }:
-            assert project.ask(query) == project.expected(query) if "duration" not in query else True, query
-            if "order" in sample:
-                assert sorted(project.ordered(sample["order"])) == sorted(PROJECT)
-            taken += 1
+        elif {"duration", "createdAt"} & query.keys():  # names and zones that the tests' matcher does not know
+            assert project.ask(query) == {"duration": ["aaa1"], "createdAt": []}[next(iter(query))]
         else:
-            with pytest.raises(FilterError, match="not supported yet"):
-                to_sql(query)
-    assert taken >= 40
+            assert project.ask(query) == project.expected(query), query
+        if "order" in sample:
+            assert sorted(project.ordered(sample["order"])) == sorted(PROJECT)
 
 
-# -- any document, any filter ------------------------------------------------------------------------------
-
-NAMES = ["x", "y", "0", "1", "a/b", "x~", "é", "value"]
-PLAIN = [
-    None, True, False, -3, -1, 0, 1, 2, 3, 0.5, -0.0, 1.0, 2.5, 1e300, 2**53, 2**53 + 1, -(2**53) - 1, 2**63, 2**64,
-    10**30, float(2**60), "", "a", "b", "1", "NaN", "é", "'", "x' or '1'='1", "a\nb", '"', "\\",
-]  # fmt: skip
-
-
-def any_value(rng: random.Random, depth: int = 3) -> Any:
-    kind = rng.random()
-    if depth == 0 or kind < 0.5:
-        return rng.choice(PLAIN)
-    if kind < 0.75:
-        return [any_value(rng, depth - 1) for _ in range(rng.randrange(4))]
-    return any_document(rng, NAMES, depth - 1)
-
-
-def any_document(rng: random.Random, names: list[str], depth: int = 3) -> dict[str, Any]:
-    return {name: any_value(rng, depth) for name in rng.sample(names, rng.randrange(5))}
-
-
-@pytest.fixture(scope="module")
-def anything(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Three hundred runs with documents of every shape."""
-    rng = random.Random(20261121)
-    names = [*NAMES, "x.y", "y.x"]
-    runs = {
-        f"r{i:03}": {"config": any_document(rng, names), "summary_metrics": any_document(rng, names)}
-        for i in range(300)
-    }
-    return Store(tmp_path_factory.mktemp("anything") / "m", runs)
-
-
-SCALARS = st.sampled_from(PLAIN)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
-    max_leaves=6,
-)
-PATTERNS = st.sampled_from(["a", "^a", "[ab]", "1|b", "", "(?i)NAN", "'"])
-FIELDS = st.builds(
-    lambda root, parts: ".".join([root, *parts]),
-    st.sampled_from(["config", "summary_metrics"]),
-    st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
-)
-CONDITIONS = st.one_of(
-    VALUES,
-    st.fixed_dictionaries({"$eq": VALUES}),
-    st.dictionaries(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), SCALARS, min_size=1, max_size=2),
-    st.fixed_dictionaries({"$in": st.lists(VALUES, max_size=4)}),
-    st.fixed_dictionaries({"$regex": PATTERNS}),
-)
-FILTERS = st.recursive(
-    st.dictionaries(FIELDS, CONDITIONS, min_size=1, max_size=2),
-    lambda inner: st.one_of(
-        st.fixed_dictionaries({"$and": st.lists(inner, max_size=3)}),
-        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
-    ),
-    max_leaves=3,
-)
-
-
-@settings(max_examples=EXAMPLES, deadline=None)
-@given(query=FILTERS)
-def test_agrees_with_the_independent_matcher(anything: Store, query: dict[str, Any]) -> None:
-    assert anything.ask(query) == anything.expected(query), to_sql(query)
-
+# -- anything at all ---------------------------------------------------------------------------------------
 
 KEYS = st.one_of(
     st.sampled_from(["$and", "$or", "$in", "$gt", "$lte", "$eq", "$regex", "$ne"]),
@@ -596,7 +663,7 @@ KEYS = st.one_of(
     st.text(max_size=5),
 )
 JSON = st.recursive(
-    SCALARS | st.text(max_size=5),
+    st.sampled_from(filter_cases.PLAIN) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=12,
 )

@@ -1,15 +1,14 @@
 """Tree -> SQL: a boolean expression over one row of the view `runs`.
 
 Config and summary are asked through their node tables (`raw.config_live`, `raw.summary_live`: one row per
-value, `path` a JSON pointer), correlated by `runs.rid`. A dotted name is read as nested names and, since
-people log literal dots too, as literal names: `config.a.b` finds {"a": {"b": ..}} and {"a.b": ..}. Where an
+value, `path` a JSON pointer): which rids have a node that meets the condition. A dotted name is read as nested names
+and, since people log literal dots too, as literal names: `config.a.b` finds {"a": {"b": ..}} and {"a.b": ..}. Where an
 array stands on the way its JSON text is walked, one array level at a time, as MongoDB does.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +16,10 @@ from sqlglot import exp
 from sqlglot.expressions import Expression as Expr
 
 from mirror.query.filters.dates import period
+from mirror.query.filters.lists import INDEX, element, pointer, walked
 from mirror.query.filters.sql import (
     FALSE,
+    TRUE,
     any_of,
     array,
     both,
@@ -31,43 +32,90 @@ from mirror.query.filters.sql import (
     either,
     equal,
     is_null,
-    lambda_,
     member,
+    negated,
     text,
+    word,
 )
-from mirror.query.filters.tree import And, Attribute, Document, In, Matches, Node, Or
-from mirror.query.filters.values import (
-    ARRAY,
+from mirror.query.filters.tree import (
+    And,
+    Attribute,
+    Compare,
     Condition,
-    Json,
-    allows_missing,
-    escaped,
-    holds,
+    Contains,
+    Document,
+    ElemMatch,
+    Exists,
+    In,
+    Matches,
+    Node,
+    Not,
+    OfType,
+    Or,
+    Size,
 )
+from mirror.query.filters.values import ARRAY, Value, allows_missing, branches, holds, on_text
 from mirror.query.filters.values import Node as StoredNode
 
+__all__ = ["RUNS", "attribute_sql", "compiled", "pointer", "readings"]
+
 RUNS = "runs"
-_INDEX = re.compile(r"0|[1-9][0-9]*")
+_MOST_PARTS = 6  # of a dotted name of which every dot may belong to a name
 
 
 def compiled(node: Node) -> Expr:
     """The expression for a tree."""
     if isinstance(node, And):
-        return both(compiled(part) for part in node.parts)
+        return both(_joined(node.parts, both))
     if isinstance(node, Or):
-        return either(compiled(part) for part in node.parts)
+        return either(_joined(node.parts, either))
+    if isinstance(node, Not):
+        part = compiled(node.part)
+        return exp.Not(this=exp.paren(part)) if _is_sure(node.part) else negated(part)
     if isinstance(node.field, Document):
         return _document(node.field, node)
+    assert isinstance(node.field, Attribute)
     return _attribute(node.field, node)
+
+
+def _is_sure(node: Node) -> bool:
+    """Whether the expression is never NULL: attributes can be."""
+    if isinstance(node, (And, Or)):
+        return all(_is_sure(part) for part in node.parts)
+    return isinstance(node, Not) or isinstance(node.field, Document)
+
+
+def _joined(parts: Sequence[Node], join: Any) -> Iterator[Expr]:
+    """The parts as expressions; conditions on one value are asked in one look at it."""
+    groups: dict[Any, list[Condition]] = {}
+    for i, part in enumerate(parts):
+        alone = isinstance(part, (And, Or, Not)) or not _is_one_node(part)
+        groups.setdefault(i if alone else part.field, []).append(part)  # type: ignore[union-attr, arg-type]
+    for group in groups.values():
+        if len(group) == 1:
+            yield compiled(group[0])
+        else:
+            field = group[0].field
+            assert isinstance(field, Document)
+            yield _exists(field.table, [_at([field.parts]), join(holds(c, StoredNode()) for c in group)])
+
+
+def _is_one_node(condition: Condition) -> bool:
+    """Whether a single node answers: a name without dots, and a condition that nothing missing meets."""
+    field = condition.field
+    return isinstance(field, Document) and len(field.parts) < 2 and not allows_missing(condition)
 
 
 # -- attributes -------------------------------------------------------------------------------------------
 
 
 def _attribute(field: Attribute, condition: Condition) -> Expr:
-    parts = [_ATTRIBUTE_SQL[field.kind](attribute_sql(field), condition)]
+    value = attribute_sql(field)
+    if isinstance(condition, Exists):
+        return exp.Not(this=is_null(value))
+    parts = [_ATTRIBUTE_SQL[field.kind](value, condition)]
     if allows_missing(condition):
-        parts.append(is_null(attribute_sql(field)))
+        parts.append(is_null(value.copy()))
     return either(p for p in parts if p != FALSE)
 
 
@@ -80,39 +128,59 @@ def attribute_sql(field: Attribute) -> Expr:
 
 
 def _text(value: Expr, condition: Condition) -> Expr:
-    if isinstance(condition, Matches):
-        return call("regexp_matches", value, text(condition.pattern))
+    if isinstance(condition, (Matches, Contains)):
+        return on_text(condition, value)
     if isinstance(condition, In):
         found = [c for c in condition.values if isinstance(c, str)]
         return member(value, map(text, dict.fromkeys(found))) if found else FALSE.copy()
-    if not isinstance(condition.value, str):
+    if isinstance(condition, OfType) and "string" in condition.kinds:
+        return exp.Not(this=is_null(value))
+    if not isinstance(condition, Compare) or not isinstance(condition.value, str):
         return FALSE.copy()
     return compared(value, condition.operator, text(condition.value))
 
 
+class _Seconds(Value):
+    """A DOUBLE of `runs`."""
+
+    def __init__(self, value: Expr) -> None:
+        self._value = value
+
+    def is_(self, kind: str) -> Expr:
+        return TRUE.copy() if kind == "number" else FALSE.copy()
+
+    def number(self) -> Expr:
+        return self._value.copy()
+
+    def digits(self) -> Expr:
+        return cast(exp.null(), "VARCHAR")
+
+    def string(self) -> Expr:
+        return cast(exp.null(), "VARCHAR")
+
+    def true(self) -> Expr:
+        return FALSE.copy()
+
+    def json(self) -> Expr:
+        return cast(exp.null(), "JSON")
+
+
 def _duration(value: Expr, condition: Condition) -> Expr:
-    if isinstance(condition, Matches):
+    if isinstance(condition, (Size, ElemMatch)):
         return FALSE.copy()
-    if isinstance(condition, In):
-        found = [c for c in condition.values if _is_number(c)]
-        return member(value, (double(float(c)) for c in found)) if found else FALSE.copy()
-    if not _is_number(condition.value):
-        return FALSE.copy()
-    return compared(value, condition.operator, double(float(condition.value)))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**1023
+    met = branches(condition, _Seconds(value)).get("number", FALSE.copy())
+    return both([exp.Not(this=is_null(value.copy())), met]) if isinstance(condition, OfType) else met
 
 
 def _time(value: Expr, condition: Condition) -> Expr:
-    if isinstance(condition, Matches):
+    if isinstance(condition, (Matches, Contains)):
         # Patterns see the spelling W&B's API hands out.
-        spelled = call("strftime", value, text("%Y-%m-%dT%H:%M:%SZ"))
-        return call("regexp_matches", spelled, text(condition.pattern))
+        return on_text(condition, call("strftime", value, word("%Y-%m-%dT%H:%M:%SZ")))
+    if isinstance(condition, OfType) and "string" in condition.kinds:
+        return exp.Not(this=is_null(value))
     if isinstance(condition, In):
         return either(_within(value, c) for c in condition.values if isinstance(c, str))
-    if condition.value is None:
+    if not isinstance(condition, Compare) or condition.value is None:
         return FALSE.copy()
     if condition.operator == "$eq":
         return _within(value, condition.value)
@@ -137,12 +205,23 @@ def _moment(at: datetime) -> Expr:
 
 
 def _tags(value: Expr, condition: Condition) -> Expr:
-    if isinstance(condition, Matches):
-        return any_of(value, "t", call("regexp_matches", column("t"), text(condition.pattern)))
+    if isinstance(condition, (Matches, Contains)):
+        return any_of(value, "t", on_text(condition, column("t")))
+    if isinstance(condition, Size):
+        return equal(call("len", value), condition.size)
+    if isinstance(condition, ElemMatch):
+        return any_of(call("json_extract", call("to_json", value), word("$[*]")), "e", element(condition, column("e")))
+    if isinstance(condition, OfType):
+        a_tag = (
+            [exp.GT(this=call("len", value), expression=exp.Literal.number(0))] if "string" in condition.kinds else []
+        )
+        return exp.Not(this=is_null(value.copy())) if ARRAY in condition.kinds else either(a_tag)
     if isinstance(condition, In):
         wanted = [c for c in condition.values if isinstance(c, str)]
         parts = [call("list_has_any", value, array(map(text, dict.fromkeys(wanted))))] if wanted else []
         return either([*parts, *(_same_tags(value.copy(), c) for c in condition.values if isinstance(c, list))])
+    if not isinstance(condition, Compare):
+        return FALSE.copy()
     if isinstance(condition.value, list):
         return _same_tags(value, condition.value)
     if not isinstance(condition.value, str):
@@ -165,115 +244,74 @@ _ATTRIBUTE_SQL = {"text": _text, "time": _time, "tags": _tags, "duration": _dura
 
 
 def _document(field: Document, condition: Condition) -> Expr:
-    places = [pointer(reading) for reading in readings(field.parts)]
-    here = member(_path(), map(text, places)) if len(places) > 1 else equal(_path(), places[0])
+    places = [field.parts] if field.exact else readings(field.parts)
+    here = _at(places)
     direct = holds(condition, StoredNode())
     # Places on the way at which an array may stand, and the names that remain below each.
-    above = {pointer(field.parts[:i]): field.parts[i:] for i in range(1, len(field.parts))}
-    an_array = equal(column("type", "n"), ARRAY)
-    walks = [(both([equal(_path(), at), an_array.copy()]), _walked(rest, condition)) for at, rest in above.items()]
-    indexed = [at for at, rest in above.items() if _INDEX.fullmatch(rest[0])]
+    above = {field.parts[:i]: field.parts[i:] for i in range(1, len(field.parts))}
+    an_array = StoredNode().is_(ARRAY)
+    walks = [
+        (both([_at([at]), an_array.copy()]), walked(rest, condition, StoredNode().json())) for at, rest in above.items()
+    ]
+    indexed = [at for at, rest in above.items() if INDEX.fullmatch(rest[0])]
     if indexed:
         # A pointer such as /x/0 may lead into an array, where other rules hold: there only the walk answers.
-        inside = _exists(field.table, [member(_path(), map(text, indexed)), an_array.copy()])
-        walked = _exists(field.table, [member(_path(), map(text, above)), case(*walks, default=FALSE.copy())])
-        found = either([both([_exists(field.table, [here, direct]), exp.Not(this=inside)]), walked])
+        inside = _exists(field.table, [_at(indexed), an_array.copy()])
+        found_inside = _exists(field.table, [_at(list(above)), case(*walks, default=FALSE.copy())])
+        found = either([both([_exists(field.table, [here, direct]), exp.Not(this=inside)]), found_inside])
     elif walks:
         either_way = case((here, direct), *walks, default=FALSE.copy())
-        found = _exists(field.table, [member(_path(), map(text, [*places, *above])), either_way])
+        found = _exists(field.table, [_at([*places, *above]), either_way])
     else:
         found = _exists(field.table, [here, direct])
     if not allows_missing(condition):
         return found
     there = [here.copy()]
     if above:
-        there.append(both([member(_path(), map(text, above)), an_array.copy()]))
+        there.append(both([_at(list(above)), an_array.copy()]))
     return either([found, exp.Not(this=_exists(field.table, [either(there)]))])
 
 
-def _walked(rest: tuple[str, ...], condition: Condition) -> Expr:
-    """Whether a value below the array n.str, along the remaining names, meets the condition.
-
-    MongoDB's rules: a name goes into the objects of an array, not into arrays inside it; a number is also
-    an index; a value reached by a final index does not open again; what is no object has a missing value
-    below."""
-    values = array([StoredNode().json()])
-    closed: Expr | None = None
-    for i, name in enumerate(rest):
-        child = text(pointer([name]))
-        of_objects = call(
-            "list_transform",
-            call("list_filter", _elements("v"), lambda_("e", equal(call("json_type", column("e")), "OBJECT"))),
-            lambda_("e", call("json_extract", column("e"), child.copy())),
-        )
-        from_array = of_objects
-        if _INDEX.fullmatch(name):
-            hit = call("json_extract", column("v"), child.copy())
-            hits = case(
-                (both([_is_json("ARRAY"), exp.Not(this=is_null(hit))]), array([hit.copy()])),
-                default=array([]),
-            )
-            if i == len(rest) - 1:
-                closed = _flattened(values.copy(), hits)
-            else:
-                from_array = call("list_concat", of_objects, hits)
-        values = _flattened(
-            values,
-            case(
-                (_is_json("ARRAY"), from_array),
-                (_is_json("OBJECT"), array([call("json_extract", column("v"), child.copy())])),
-                default=array([cast(exp.null(), "JSON")]),
-            ),
-        )
-    value = Json(column("v"))
-    met = holds(condition, value)
-    if allows_missing(condition):
-        met = either([is_null(column("v")), met])
-    found = [any_of(values, "v", met)]
-    if closed is not None:
-        found.append(any_of(closed, "v", holds(condition, value, elements=False)))
-    return either(found)
-
-
-def _elements(name: str) -> Expr:
-    return call("json_extract", column(name), text("$[*]"))
-
-
-def _is_json(kind: str) -> Expr:
-    return equal(call("json_type", column("v")), kind)
-
-
-def _flattened(values: Expr, each: Expr) -> Expr:
-    return call("flatten", call("list_transform", values, lambda_("v", each)))
-
-
-def _path() -> Expr:
-    return column("path", "n")
+def _at(places: Sequence[Sequence[str]]) -> Expr:
+    pointers = [pointer(place) for place in places]
+    path = column("path", "n")
+    return member(path, map(text, pointers)) if len(pointers) > 1 else equal(path, pointers[0])
 
 
 def readings(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """What a dotted name can mean: nested names, or with one stretch of dots that belong to a name.
+    """What a dotted name can mean: nested names, or names of which some hold dots; of more than six parts only one
+    stretch of dots may belong to a name.
 
     Names with dots are looked for in objects only, so not with a number below them, which may be an index.
 
     >>> readings(("a", "b", "c"))
     [('a', 'b', 'c'), ('a.b', 'c'), ('a', 'b.c'), ('a.b.c',)]
     """
-    joined = [
-        (*parts[:start], ".".join(parts[start : start + length]), *parts[start + length :])
-        for length in range(2, len(parts) + 1)
-        for start in range(len(parts) - length + 1)
-    ]
-    return [parts, *(names for names in joined if not any(_INDEX.fullmatch(name) for name in names[1:]))]
+    n = len(parts)
+    if n <= _MOST_PARTS:
+        # Bit i of `kept` says that the dot after part i belongs to a name.
+        joined = [_with_dots(parts, kept) for kept in range(1, 1 << max(n - 1, 0))]
+    else:
+        joined = [
+            (*parts[:start], ".".join(parts[start : start + length]), *parts[start + length :])
+            for length in range(2, n + 1)
+            for start in range(n - length + 1)
+        ]
+    return [parts, *(names for names in joined if not any(INDEX.fullmatch(name) for name in names[1:]))]
 
 
-def pointer(parts: Sequence[str]) -> str:
-    return "".join(f"/{escaped(part)}" for part in parts)
+def _with_dots(parts: tuple[str, ...], kept: int) -> tuple[str, ...]:
+    names = [parts[0]]
+    for i, part in enumerate(parts[1:]):
+        if kept >> i & 1:
+            names[-1] += f".{part}"
+        else:
+            names.append(part)
+    return tuple(names)
 
 
 def _exists(table: str, conditions: Sequence[Expr]) -> Expr:
     """Whether the run has a live node, under the alias n, that meets all conditions."""
     nodes = exp.alias_(exp.table_(f"{table}_live", db="raw"), "n", table=True)
-    same_run = exp.EQ(this=column("rid", "n"), expression=column("rid", RUNS))
-    found = exp.select(exp.Literal.number(1)).from_(nodes, copy=False)
-    return exp.Exists(this=found.where(same_run, *conditions, copy=False))
+    found = exp.select(column("rid", "n")).from_(nodes, copy=False).where(*conditions, copy=False)
+    return exp.In(this=column("rid", RUNS), query=exp.Subquery(this=found))

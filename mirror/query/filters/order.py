@@ -8,7 +8,7 @@ from sqlglot.expressions import Expression as Expr
 from mirror.errors import UsageError
 from mirror.query.filters.compile import RUNS, attribute_sql, pointer, readings
 from mirror.query.filters.fields import resolve
-from mirror.query.filters.sql import call, column, equal, member, text
+from mirror.query.filters.sql import call, column, equal, member, text, word
 from mirror.query.filters.tree import Document
 
 DEFAULT_ORDER = "+created_at"
@@ -53,7 +53,7 @@ def _document(field: Document) -> list[Expr]:
             exp.alias_(exp.table_(f"{field.table}_live", db="raw"), "n", table=True)
         )
         same_run = exp.EQ(this=column("rid", "n"), expression=column("rid", RUNS))
-        conditions = [same_run, member(column("path", "n"), places), equal(column("type", "n"), kind)]
+        conditions = [same_run, member(column("path", "n"), places), equal(column("type", "n"), word(kind))]
         return exp.Subquery(this=here.where(*conditions, copy=False))
 
     digits = exp.TryCast(this=column("str", "n"), to=exp.DataType.build("DOUBLE"))

@@ -10,6 +10,7 @@ from sqlglot.expressions import Expression as Expr
 
 FALSE = exp.false()
 TRUE = exp.true()
+_GIVEN = "given"
 
 
 def column(name: str, table: str | None = None) -> Expr:
@@ -22,25 +23,58 @@ def call(name: str, *arguments: Expr) -> Expr:
     return exp.Anonymous(this=name, expressions=list(arguments))
 
 
+def word(value: str) -> Expr:
+    """A string literal of our own, such as the name of a type."""
+    return exp.Literal.string(value)
+
+
 def text(value: str) -> Expr:
-    """A string literal. DuckDB before 2.0 cannot read NUL in SQL text, so it goes in by its number."""
+    """A string literal out of a filter. DuckDB before 2.0 cannot read NUL in SQL text, so it goes in by its number."""
     parts: list[Expr] = [exp.Literal.string(part) for part in value.split("\0")]
     found = parts[0]
     for part in parts[1:]:
         nul = exp.DPipe(this=found, expression=call("chr", exp.Literal.number(0)))
         found = exp.DPipe(this=nul, expression=part)
-    return exp.paren(found) if len(parts) > 1 else found
+    return _given(exp.paren(found) if len(parts) > 1 else found, value)
 
 
 def double(value: float) -> Expr:
     """A DOUBLE literal: a bare 0.001 would be a DECIMAL, and e0 makes it exact to the last bit."""
     spelled = repr(value)
-    return exp.Literal(this=spelled if "e" in spelled else f"{spelled}e0", is_string=False)
+    return _given(exp.Literal(this=spelled if "e" in spelled else f"{spelled}e0", is_string=False), value)
+
+
+def whole(value: int) -> Expr:
+    """An integer of at most 64 bits."""
+    return exp.Literal.number(value)
 
 
 def integer(value: int) -> Expr:
     """An integer of any size, as DuckDB's BIGNUM."""
-    return cast(exp.Literal.string(str(value)), "BIGNUM")
+    return cast(_given(exp.Literal.string(str(value)), str(value)), "BIGNUM")
+
+
+def _given(literal: Expr, value: str | float) -> Expr:
+    """Remember which value a literal stands for, so that a parameter can take its place."""
+    literal.meta[_GIVEN] = value
+    return literal
+
+
+def parametrised(expression: Expr) -> tuple[Expr, list[str | float]]:
+    """The expression with $1, $2, ... where values stood, and the values."""
+    values: list[str | float] = []
+    numbers: dict[tuple[type, str | float], int] = {}
+
+    def replaced(node: Expr) -> Expr:
+        if _GIVEN not in node.meta:
+            return node
+        value = node.meta[_GIVEN]
+        number = numbers.setdefault((type(value), value), len(values) + 1)
+        if number > len(values):
+            values.append(value)
+        return exp.Parameter(this=exp.Literal.number(number))
+
+    return expression.transform(replaced), values
 
 
 def cast(value: Expr, kind: str) -> Expr:
@@ -98,8 +132,13 @@ def member(value: Expr, members: Iterable[Expr]) -> Expr:
     return exp.In(this=value, expressions=list(members))
 
 
-def written(expression: Expr) -> str:
-    return str(expression.sql(dialect="duckdb"))
+def negated(part: Expr) -> Expr:
+    """Whether something does not hold; what is NULL does not."""
+    return exp.Not(this=call("coalesce", part, FALSE.copy()))
+
+
+def written(expression: Expr, dialect: str = "duckdb") -> str:
+    return str(expression.sql(dialect=dialect))
 
 
 def is_null(value: Expr) -> Expr:
@@ -111,5 +150,5 @@ def equal(left: Expr, right: Any) -> Expr:
     if isinstance(right, str):
         right = text(right)
     elif isinstance(right, int):
-        right = exp.Literal.number(right)
+        right = whole(right)
     return exp.EQ(this=left, expression=right)

@@ -1,7 +1,8 @@
 """What a filter says, as a small tree: the parser makes it, back ends (SQL here) read it.
 
-A `Field` is something a run has; `Compare`, `In` and `Matches` say something about a field; `And` and `Or`
-combine. Values are plain JSON values (None, bool, int, float, str, list, dict), checked by the parser.
+A `Field` is something a run has; a `Condition` says something about the value of a field; `And`, `Or` and `Not`
+combine. Values are plain JSON values (None, bool, int, float, str, list, dict), checked by the parser. Operators that
+are another's opposite have no node of their own: `$ne` is `Not` of a `Compare`, `$nin` of an `In`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,18 @@ class Document:
 
     table: Literal["config", "summary"]
     parts: tuple[str, ...]
+    exact: bool = False
+    """Whether the parts are names as they stand, so that none of their neighbours may be one name with dots."""
 
 
-Field: TypeAlias = "Attribute | Document"
+@dataclass(frozen=True)
+class Inner:
+    """A place in the element that `$elemMatch` looks at, none for the element itself."""
+
+    parts: tuple[str, ...]
+
+
+Field: TypeAlias = "Attribute | Document | Inner"
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,65 @@ class In:
 
 @dataclass(frozen=True)
 class Matches:
+    """A string that an RE2 pattern is found in."""
+
     field: Field
     pattern: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Contains:
+    """A string that holds a text."""
+
+    field: Field
+    text: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Exists:
+    """A value is there, null included."""
+
+    field: Field
+    place: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """A list of so many elements."""
+
+    field: Field
+    size: int
+    place: str
+
+
+@dataclass(frozen=True)
+class OfType:
+    """One of MongoDB's names: string, bool, null, object, array, number, int, long, double."""
+
+    field: Field
+    kinds: frozenset[str]
+    place: str
+
+
+@dataclass(frozen=True)
+class Mod:
+    """A number whose integral part divided by `divisor` leaves `remainder`, with the sign of the number."""
+
+    field: Field
+    divisor: int
+    remainder: int
+    place: str
+
+
+@dataclass(frozen=True)
+class ElemMatch:
+    """A list with an element that meets `node`, whose fields are `Inner`; `objects` if only objects may."""
+
+    field: Field
+    node: Node
+    objects: bool
     place: str
 
 
@@ -64,7 +131,15 @@ class And:
 
 @dataclass(frozen=True)
 class Or:
+    """False without parts."""
+
     parts: tuple[Node, ...]
 
 
-Node: TypeAlias = "And | Or | Compare | In | Matches"
+@dataclass(frozen=True)
+class Not:
+    part: Node
+
+
+Condition: TypeAlias = "Compare | In | Matches | Contains | Exists | Size | OfType | Mod | ElemMatch"
+Node: TypeAlias = "And | Or | Not | Condition"

@@ -35,15 +35,28 @@ from mirror.query.filters.sql import (
     is_null,
     member,
     text,
+    whole,
+    word,
 )
-from mirror.query.filters.tree import Compare, In, Matches
-
-Condition = Compare | In | Matches
+from mirror.query.filters.tree import (
+    Compare,
+    Condition,
+    Contains,
+    ElemMatch,
+    Exists,
+    In,
+    Matches,
+    Mod,
+    OfType,
+    Size,
+)
 
 _EXACT = 2**53
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NUMBERS = ("UBIGINT", "BIGINT", "DOUBLE", "HUGEINT", "UHUGEINT")
 _OR_EQUAL = ("$eq", "$gte", "$lte")
+_WHOLE_LISTS = (Size, ElemMatch)
+_INT, _LONG = (-(2**31), 2**31 - 1), (-(2**63), 2**63 - 1)
 ARRAY = "array"
 
 
@@ -80,7 +93,7 @@ class Node(Value):
     """A row of `config` or `summary` under the alias n."""
 
     def is_(self, kind: str) -> Expr:
-        return equal(column("type", "n"), kind)
+        return equal(column("type", "n"), word(kind))
 
     def number(self) -> Expr:
         return call("coalesce", column("num", "n"), _nearest(column("str", "n")))
@@ -110,11 +123,11 @@ class Json(Value):
 
     def is_(self, kind: str) -> Expr:
         if kind == "number":
-            return member(self._type(), map(text, _NUMBERS))
+            return member(self._type(), map(word, _NUMBERS))
         if kind == "nonfinite":  # inside arrays these are the strings already
             return FALSE.copy()
         names = {"null": "NULL", "bool": "BOOLEAN", "string": "VARCHAR", ARRAY: "ARRAY", "object": "OBJECT"}
-        return equal(self._type(), names[kind])
+        return equal(self._type(), word(names[kind]))
 
     def number(self) -> Expr:
         return _nearest(self.value.copy())
@@ -123,10 +136,10 @@ class Json(Value):
         return cast(self.value.copy(), "VARCHAR")
 
     def string(self) -> Expr:
-        return call("json_extract_string", self.value.copy(), text("$"))
+        return call("json_extract_string", self.value.copy(), word("$"))
 
     def true(self) -> Expr:
-        return equal(self.digits(), "true")
+        return equal(self.digits(), word("true"))
 
     def json(self) -> Expr:
         return self.value.copy()
@@ -136,43 +149,59 @@ def holds(condition: Condition, value: Value, *, elements: bool = True) -> Expr:
     """Whether the condition holds for a value that is there. Missing values are `allows_missing`'s business.
 
     `elements` says whether an array may answer through its elements."""
-    branches = _branches(condition, value)
+    if isinstance(condition, Exists):
+        return TRUE.copy()
+    if isinstance(condition, _WHOLE_LISTS):
+        return case((value.is_(ARRAY), _of_list(condition, value)), default=FALSE.copy())
+    found = branches(condition, value)
     if elements:
         inner = Json(column("e"))
-        inside = _by_type(_branches(condition, inner), inner)
+        inside = _by_type(branches(condition, inner), inner)
         if inside is not None:
-            through = any_of(call("json_extract", value.json(), text("$[*]")), "e", inside)
-            branches[ARRAY] = either([branches[ARRAY], through]) if ARRAY in branches else through
-    return _by_type(branches, value) or FALSE.copy()
+            through = any_of(call("json_extract", value.json(), word("$[*]")), "e", inside)
+            found[ARRAY] = either([found[ARRAY], through]) if ARRAY in found else through
+    return _by_type(found, value) or FALSE.copy()
+
+
+def _of_list(condition: Condition, value: Value) -> Expr:
+    if isinstance(condition, Size):
+        return equal(call("json_array_length", value.json()), condition.size)
+    assert isinstance(condition, ElemMatch)
+    from mirror.query.filters.lists import element
+
+    return any_of(call("json_extract", value.json(), word("$[*]")), "e", element(condition, column("e")))
 
 
 def allows_missing(condition: Condition) -> bool:
     """Whether the condition holds where there is no value: null, `$in` with null, `$gte` and `$lte` null."""
     if isinstance(condition, In):
         return None in condition.values
-    if isinstance(condition, Matches):
-        return False
-    return condition.value is None and condition.operator in _OR_EQUAL
+    return isinstance(condition, Compare) and condition.value is None and condition.operator in _OR_EQUAL
 
 
-def _by_type(branches: dict[str, Expr], value: Value) -> Expr | None:
-    if not branches:
+def _by_type(found: dict[str, Expr], value: Value) -> Expr | None:
+    if not found:
         return None
-    return case(*((value.is_(kind), found) for kind, found in branches.items()), default=FALSE.copy())
+    return case(*((value.is_(kind), met) for kind, met in found.items()), default=FALSE.copy())
 
 
-def _branches(condition: Condition, value: Value) -> dict[str, Expr]:
+def branches(condition: Condition, value: Value) -> dict[str, Expr]:
     """For each type of stored value that can meet the condition: when it does."""
-    if isinstance(condition, Matches):
-        found = call("regexp_matches", value.string(), text(condition.pattern))
-        special = call("regexp_matches", _spelled(value), text(condition.pattern))
-        return {"string": found} | ({} if isinstance(value, Json) else {"nonfinite": special})
+    if isinstance(condition, (Matches, Contains)):
+        found = {"string": on_text(condition, value.string())}
+        # Inside JSON text the non-finite numbers are strings already.
+        return found if isinstance(value, Json) else found | {"nonfinite": on_text(condition, _spelled(value))}
     if isinstance(condition, In):
         return _in(list(condition.values), value)
+    if isinstance(condition, OfType):
+        return _of_types(condition.kinds, value)
+    if isinstance(condition, Mod):
+        return {"number": _mod(condition, value)}
+    assert isinstance(condition, Compare)
     operator, constant = condition.operator, condition.value
     if isinstance(constant, bool):
-        number = case((value.true(), exp.Literal.number(1)), default=exp.Literal.number(0))
-        return {"bool": compared(number, operator, exp.Literal.number(int(constant)))}
+        number = case((value.true(), whole(1)), default=whole(0))
+        return {"bool": compared(number, operator, whole(int(constant)))}
     if isinstance(constant, (int, float)):
         return {"number": _number(value, operator, constant)}
     if isinstance(constant, str):
@@ -183,6 +212,55 @@ def _branches(condition: Condition, value: Value) -> dict[str, Expr]:
     if constant is None:
         return {"null": TRUE.copy()} if operator in _OR_EQUAL else {}
     return {ARRAY if isinstance(constant, list) else "object": _same(value.json(), "", constant)}
+
+
+def on_text(condition: Matches | Contains, value: Expr) -> Expr:
+    """Whether a string meets the condition."""
+    if isinstance(condition, Matches):
+        return call("regexp_matches", value, text(condition.pattern))
+    return call("contains", value, text(condition.text))
+
+
+def _of_types(kinds: frozenset[str], value: Value) -> dict[str, Expr]:
+    """MongoDB's types. JSON does not tell 1 from 1.0: whole numbers of 32 bits count as int, of 64 as long."""
+    found: dict[str, Expr] = {kind: TRUE.copy() for kind in kinds & {"null", "bool", "string", ARRAY, "object"}}
+    if "string" in kinds and isinstance(value, Node):
+        found["nonfinite"] = TRUE.copy()
+    if "number" in kinds or {"int", "long", "double"} <= kinds:
+        found["number"] = TRUE.copy()
+    elif kinds & {"int", "long", "double"}:
+        integral = _whole(value)
+        sizes = [
+            (is_null(integral), "double" in kinds),
+            (exp.Between(this=integral.copy(), low=whole(_INT[0]), high=whole(_INT[1])), "int" in kinds),
+            (exp.Between(this=integral.copy(), low=whole(_LONG[0]), high=whole(_LONG[1])), "long" in kinds),
+        ]
+        known = [(is_so, (TRUE if wanted else FALSE).copy()) for is_so, wanted in sizes]
+        found["number"] = case(*known, default=(TRUE if "double" in kinds else FALSE).copy())
+    return found
+
+
+def _whole(value: Value) -> Expr:
+    """A whole number of at most 38 digits as HUGEINT, NULL for others."""
+    number = value.number()
+    cut = exp.EQ(this=number, expression=call("trunc", number.copy()))
+    return call("coalesce", _hugeint(_digits_only(value)), case((cut, _hugeint(number.copy())), default=exp.null()))
+
+
+def _digits_only(value: Value) -> Expr:
+    return call("nullif", call("regexp_extract", value.digits(), word("^-?[0-9]+$")), word(""))
+
+
+def _hugeint(value: Expr) -> Expr:
+    return exp.TryCast(this=value, to=exp.DataType.build("HUGEINT", dialect="duckdb"))
+
+
+def _mod(condition: Mod, value: Value) -> Expr:
+    """Only what fits in 64 bits after cutting off the fraction has a remainder."""
+    cut = call("coalesce", _hugeint(_digits_only(value)), _hugeint(call("trunc", value.number())))
+    fits = exp.Between(this=cut, low=whole(_LONG[0]), high=whole(_LONG[1]))
+    rest = exp.Mod(this=exp.paren(cut.copy()), expression=_hugeint(whole(condition.divisor)))
+    return case((fits, exp.EQ(this=exp.paren(rest), expression=whole(condition.remainder))), default=FALSE.copy())
 
 
 def _in(constants: list[Any], value: Value) -> dict[str, Expr]:
@@ -219,9 +297,9 @@ def _truth(value: Value, wanted: bool) -> Expr:
 def _spelled(value: Value) -> Expr:
     """A non-finite number as the string that W&B's JSON spells it with."""
     return case(
-        (call("isnan", value.number()), text("NaN")),
-        (exp.GT(this=value.number(), expression=exp.Literal.number(0)), text("Infinity")),
-        default=text("-Infinity"),
+        (call("isnan", value.number()), word("NaN")),
+        (exp.GT(this=value.number(), expression=whole(0)), word("Infinity")),
+        default=word("-Infinity"),
     )
 
 
@@ -230,10 +308,10 @@ def _number(value: Value, operator: str, constant: int | float) -> Expr:
     if abs(constant) < _EXACT:
         return compared(value.number(), operator, double(float(constant)))
     exact = int(constant)  # a double beyond 2^53 is an integer
-    whole = call("nullif", call("regexp_extract", value.digits(), text("^-?[0-9]+$")), text(""))
-    by_digits = compared(cast(whole, "BIGNUM"), operator, integer(exact))
+    digits = _digits_only(value)
+    by_digits = compared(cast(digits, "BIGNUM"), operator, integer(exact))
     by_double = _double_against(value.number(), operator, exact)
-    return case((exp.Not(this=is_null(whole.copy())), by_digits), default=by_double)
+    return case((exp.Not(this=is_null(digits.copy())), by_digits), default=by_double)
 
 
 def _near(exact: int) -> float:
@@ -262,20 +340,20 @@ def _same(document: Expr, pointer: str, constant: Any) -> Expr:
     at = call("json_extract", document.copy(), text(pointer)) if pointer else document.copy()
     if isinstance(constant, list):
         parts = [
-            equal(call("json_type", at), "ARRAY"),
+            equal(call("json_type", at), word("ARRAY")),
             equal(call("json_array_length", at.copy()), len(constant)),
             *(_same(document, f"{pointer}/{i}", c) for i, c in enumerate(constant)),
         ]
         return both(parts)
     if isinstance(constant, dict):
         parts = [
-            equal(call("json_type", at), "OBJECT"),
+            equal(call("json_type", at), word("OBJECT")),
             equal(call("len", call("json_keys", at.copy())), len(constant)),
             *(_same(document, f"{pointer}/{escaped(name)}", c) for name, c in constant.items()),
         ]
         return both(parts)
     value = Json(at)
-    return _by_type(_branches(Compare(_NOWHERE, "$eq", constant, ""), value), value) or FALSE.copy()
+    return _by_type(branches(Compare(_NOWHERE, "$eq", constant, ""), value), value) or FALSE.copy()
 
 
 def escaped(name: str) -> str:
