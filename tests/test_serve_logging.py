@@ -122,12 +122,14 @@ def test_the_artifact_of_a_table_is_kept_with_its_bytes(server: Server) -> None:
         "import wandb\nrun = wandb.init(project='p', id='table')\n"
         "run.log({'t': wandb.Table(columns=['a'], data=[[1], [2]])})\nrun.finish()",
     )
-    journal = [json.loads(line) for line in (server.root / "live" / "artifacts.jsonl").read_text().splitlines()]
-    found = {a["id"]: a for a in journal if a["run"] == "table"}
-    (table,) = found.values()
-    assert (table["state"], table["type"], table["version"]) == ("COMMITTED", "run_table", 0)
-    (part,) = table["files"].values()
-    stored = json.loads((server.root / "blobs" / "sha256" / part["sha256"][:2] / part["sha256"]).read_text())
+    with Reader(server.root) as reader:
+        query = (
+            "select e.sha256, a.state, a.type, a.version from artifact_entries e "
+            "join artifacts a using (storage_id) where a.run_id = 'table'"
+        )
+        [(sha256, *rest)] = reader.connect().execute(query).fetchall()
+    assert rest == ["COMMITTED", "run_table", 0]
+    stored = json.loads((server.root / "blobs" / "sha256" / sha256[:2] / sha256).read_text())
     assert stored["data"] == [[1], [2]]
 
 

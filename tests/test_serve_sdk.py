@@ -21,20 +21,16 @@ OUT_OF_SCOPE = {
     # users, teams and keys of an organization
     "CreateInvite", "CreateServiceAccount", "CreateTeam", "CreateUserFromAdmin", "DeleteApiKey", "DeleteInvite",
     "GenerateApiKey",
-    # changing, linking and listing artifacts that are there already
-    "AddAliases", "AddArtifactCollectionTags", "DeleteAliases", "DeleteArtifact", "DeleteArtifactCollectionTags",
-    "DeleteArtifactPortfolio", "DeleteArtifactSequence", "FetchLinkedArtifacts", "LinkArtifact", "UnlinkArtifact",
-    "UpdateArtifactPortfolio", "UpdateArtifactSequence", "UpdateArtifactSequenceType",
     # registries
     "CreateRegistryMembers", "DeleteRegistry", "DeleteRegistryMembers", "FetchAdvancedRegistryFeatures",
-    "FetchOrgInfoFromEntity", "FetchRegistries", "FetchRegistry", "RegistryCollections", "RegistryTeamMembers",
+    "FetchRegistries", "FetchRegistry", "RegistryCollections", "RegistryTeamMembers",
     "RegistryUserMembers", "RegistryVersions", "RenameRegistry", "UpdateTeamRegistryRole", "UpdateUserRegistryRole",
     "UpsertRegistry",
 }  # fmt: skip
 
 CORE_OUT_OF_SCOPE = {
-    "ArtifactFileURLsByManifestEntries", "CompleteMultipartUploadArtifact", "CreateCustomChart",
-    "CreateDefaultResourceConfig", "CreateRunQueue", "EnqueueSweepRun", "LinkArtifact", "RewindRun",
+    "CreateCustomChart",
+    "CreateDefaultResourceConfig", "CreateRunQueue", "EnqueueSweepRun", "RewindRun",
     "UpsertRunQueue", "UpsertSweepState",
 }  # fmt: skip
 """What the Go sidecar can send for sweeps it schedules, launch queues, charts, forks, downloads of artifacts and

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from mirror.errors import LockedError, MirrorError, NotFoundError, StoreError, UsageError
 from mirror.server import execution, files, stream
 from mirror.server.artifacts import Artifacts
+from mirror.server.artifacts_http import ArtifactBytes
 from mirror.server.asker import EVERYTHING, NOBODY, Asker, asker, set_asker
 from mirror.server.auth import Hosts, Key, Signer, presented_key
 from mirror.server.blobs import Blob, blob_path
@@ -55,7 +56,7 @@ class Server:
         self._signer = Signer(key)
         self._listings = Listings()
         self._documents = execution.Documents()
-        self._artifacts = Artifacts(home.layout, read_only=home.read_only)
+        self._artifacts = Artifacts(home)
         self._exports = Exports(home, export_after)
 
     def app(self) -> Starlette:
@@ -66,14 +67,13 @@ class Server:
             await run_in_threadpool(self.home.close)
 
         run = "/{entity}/{project}/{run_id}"
-        artifact = "/artifact-files/{artifact}/{kind}/{name:path}"
+        artifacts = ArtifactBytes(self._artifacts, self._signed)
         routes = [
             Route("/graphql", self._guarded(self.graphql, anonymous=True), methods=["POST"]),
             Route(f"/files{run}/file_stream", self._guarded(self.file_stream), methods=["POST"]),
             Route(f"/files{run}/{{name:path}}", self._guarded(self.download, signed=True), methods=_READ),
             Route(f"/upload{run}/{{name:path}}", self._guarded(self.upload, signed=True), methods=["PUT"]),
-            Route(artifact, self._guarded(self.artifact_upload, signed=True), methods=["PUT"]),
-            Route(artifact, self._guarded(self.artifact_download, signed=True), methods=_READ),
+            *artifacts.routes(self._guarded),
             Route("/exports/{rid:int}/{held}/{name}", self._guarded(self.export, anonymous=True), methods=_READ),
             Route("/healthz", self._guarded(self.health, anonymous=True)),
             Route("/ready", self._guarded(self.health, anonymous=True)),
@@ -198,15 +198,6 @@ class Server:
             with suppress(UnicodeDecodeError):  # kept as a file all the same
                 self.home.edit(found, {"metadata": data.decode()})
 
-    async def artifact_upload(self, request: Request) -> Response:
-        self._refuse_if_read_only()
-        artifact, kind, name = (request.path_params[p] for p in ("artifact", "kind", "name"))
-        self._artifacts.get(artifact)
-        blob = await receive(request, self.home.layout.blobs)
-        part = {"manifest": name} if kind == "manifest" else {"file": name}
-        await run_in_threadpool(lambda: self._artifacts.arrived(artifact, blob=blob, **part))
-        return _json({})
-
     async def download(self, request: Request) -> Response:
         entity, project, run_id = _run_path(request)
         name = request.path_params["name"]
@@ -223,15 +214,6 @@ class Server:
         if held:
             raise NotFoundError(f"this mirror lists `{name}`, but does not hold its bytes")
         raise NotFoundError(f"run `{found.run.key.path}` has no file `{name[:200]}`")
-
-    async def artifact_download(self, request: Request) -> Response:
-        found = self._artifacts.get(request.path_params["artifact"])
-        name = request.path_params["name"]
-        part = (found.manifests if request.path_params["kind"] == "manifest" else found.files).get(name)
-        path = self._artifacts.bytes_of(part) if part else None
-        if path is None:
-            raise NotFoundError(f"artifact `{found.collection}` has no bytes under that name")
-        return attachment(path, name.rsplit("/", 1)[-1], None)
 
     async def export(self, request: Request) -> Response:
         # W&B's exports are signed links to a bucket, and so are these: whoever may see the run gets one.

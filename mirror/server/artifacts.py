@@ -1,257 +1,402 @@
-"""Artifacts that clients log (tables, code, models): accepted, their bytes checked and kept, their records journalled.
+"""Artifacts that clients log, use and change.
 
-`wandb.log({"t": wandb.Table(..)})` makes an artifact, so a run cannot be logged without them. The records lie in
-ROOT/live/artifacts.jsonl, one change a line, each on the disk before it is acknowledged; the bytes lie with the
-other blobs. They are not in the tables of the mirror yet, and listings of artifacts are empty until they are.
+`create` announces one (a draft), its bytes come one by one, `commit` checks the whole and numbers it. From then on it
+is a row of the store's tables, like those that were mirrored from elsewhere, and every change is a new row. Changes
+of one collection are made one after the other, those of different ones share their commits.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
+import base64
+import re
+import shutil
+import sys
 import threading
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from mirror.errors import NotFoundError, UsageError
+from mirror.errors import LockedError, NotFoundError, UsageError
+from mirror.records import Artifact, ArtifactCollection, ArtifactUse, Item, ItemKey
+from mirror.server import artifacts_manifest as manifests
 from mirror.server import ids
-from mirror.server.blobs import Blob, blob_path
-from mirror.server.rows import dumps
-from mirror.store.disk import explained
-from mirror.store.layout import Layout
+from mirror.server.artifacts_drafts import Arrived, Draft, Drafts, id_of, new_token, token_of
+from mirror.server.artifacts_manifest import Contents
+from mirror.server.artifacts_stored import Held, HeldCollection, StoredArtifacts
+from mirror.server.blobs import blob_path, incoming
+from mirror.server.home import Home
+from mirror.store import Writer
 
-PENDING, COMMITTED = "PENDING", "COMMITTED"
-
-
-@dataclass
-class Part:
-    """Bytes that belong to an artifact: `md5` (base64) as announced, `sha256` and `size` once they arrived."""
-
-    md5: str
-    sha256: str | None = None
-    size: int | None = None
+PENDING, COMMITTED, DELETED = "PENDING", "COMMITTED", "DELETED"
+_LARGE = 1 << 20
+_PART = re.compile(r"\d{1,5}-[0-9a-f]{32}")
+Sequence_ = tuple[str, str, str]
+"""entity, project, collection: what versions are numbered in."""
 
 
-@dataclass
-class Artifact:
-    """One version of a collection. `manifests` and `files` are by manifest id and by file name."""
+_Kind = TypeVar("_Kind", Held, Draft)
 
-    id: str
-    entity: str
-    project: str
-    collection: str
-    type: str
-    digest: str
-    created_at: str
-    run: str | None = None
-    algorithm: str | None = None
-    description: str | None = None
-    metadata: str | None = None
-    history_step: int | None = None
-    ttl: int | None = None
-    client_id: str | None = None
-    sequence_client_id: str | None = None
-    aliases: list[str] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-    state: str = PENDING
-    version: int | None = None
-    manifests: dict[str, Part] = field(default_factory=dict)
-    files: dict[str, Part] = field(default_factory=dict)
-    used_by: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def current_manifest(self) -> str | None:
-        """The id of the last manifest whose bytes arrived."""
-        arrived = [name for name, part in self.manifests.items() if part.sha256]
-        return arrived[-1] if arrived else None
+def sequence_of(found: Artifact | ArtifactCollection) -> Sequence_:
+    return found.key.entity, found.key.project, found.collection
 
-    @property
-    def sequence(self) -> tuple[str, str, str]:
-        return self.entity, self.project, self.collection
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 class Artifacts:
-    """All artifacts of one root, by id."""
+    """All artifacts of a served root."""
 
-    def __init__(self, layout: Layout, *, read_only: bool) -> None:
-        self._path = layout.live / "artifacts.jsonl"
-        self._blobs: Path = layout.blobs
-        self._read_only = read_only
-        self._lock = threading.RLock()
-        self._held: dict[str, Artifact] = {}
-        self._bytes: dict[str, Part] = {}
-        self._replay()
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.drafts = Drafts(home.layout.live / "artifacts")
+        self._locks = [threading.RLock() for _ in range(64)]
+        self._parsing = threading.Lock()
+        if not home.read_only:
+            self.drafts.sweep()
 
-    def _replay(self) -> None:
-        if not self._path.exists():
-            return
-        data = self._path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole != len(data) and not self._read_only:
-            os.truncate(self._path, whole)  # a line cut short by a crash was never acknowledged
-        for line in data[:whole].splitlines():
-            self._take(json.loads(line))
+    @property
+    def stored(self) -> StoredArtifacts:
+        """What is committed now."""
+        return StoredArtifacts(self.home.shelves.newest())
 
-    def _take(self, record: dict[str, Any]) -> Artifact:
-        record["manifests"] = {k: Part(**v) for k, v in record["manifests"].items()}
-        record["files"] = {k: Part(**v) for k, v in record["files"].items()}
-        known = {f.name for f in fields(Artifact)}
-        found = Artifact(**{k: v for k, v in record.items() if k in known})
-        self._held[found.id] = found
-        self._bytes.update({part.md5: part for part in found.files.values() if part.sha256})
+    @contextmanager
+    def _alone(self, *sequences: Sequence_) -> Iterator[None]:
+        """Nobody else changes these collections meanwhile."""
+        places = sorted({hash(s) % len(self._locks) for s in sequences})
+        for place in places:
+            self._locks[place].acquire()
+        try:
+            yield
+        finally:
+            for place in reversed(places):
+                self._locks[place].release()
+
+    def _write(self, items: Iterable[Item], drop: Sequence[tuple[str, ItemKey]] = ()) -> None:
+        """Put and drop items in one commit; they are there when this returns."""
+        pen, _ = self.home.writable()
+        made = list(items)
+
+        def job(writer: Writer) -> None:
+            for item in made:
+                if item.key.source == self.home.source:
+                    writer.put_item(item)
+                else:  # a sync may be writing its project
+                    with writer.lease(item.key.source, item.key.entity, item.key.project):
+                        writer.put_item(item)
+                        writer.commit()
+            for kind, key in drop:
+                writer.drop_item(kind, key)
+
+        if made or drop:
+            pen.do(job)
+
+    def own(self, key: ItemKey, what: str) -> None:
+        """Refuse to change what another source says."""
+        if key.source != self.home.source:
+            raise UsageError(
+                f"{what} is mirrored from `{key.source}` and cannot be changed here: change it there and sync again"
+            )
+
+    # -- finding ------------------------------------------------------------------------------------------
+
+    def find(self, source: str | None, storage_id: str) -> Held | Draft | None:
+        """The artifact of that id: committed, or on its way in. `source` None: of this server, or of any other if
+        only one knows the id."""
+        stored = self.stored
+        held = stored.find(source or self.home.source, storage_id)
+        if held is None and source is None:
+            draft = self.drafts.find(token_of(storage_id))
+            if isinstance(draft, Draft):
+                return draft
+            held = stored.find(self.home.source, draft) if draft else stored.find_anywhere(storage_id)
+        return held
+
+    def by_client_id(self, token: str) -> str | None:
+        """The id of the artifact that a client knows under a name of its own."""
+        storage_id = id_of(token)
+        if self.stored.find(self.home.source, storage_id):
+            return storage_id
+        found = self.drafts.find(token)
+        return storage_id if isinstance(found, Draft) else found
+
+    def draft(self, storage_id: str) -> Draft:
+        found = self.drafts.find(token_of(storage_id))
+        if not isinstance(found, Draft):
+            raise NotFoundError(f"there is no unfinished artifact with the id `{storage_id[:100]}` here: log it again")
         return found
 
-    def _keep(self, changed: Artifact) -> None:
-        """Journal the artifact as it is now. The last line of an id counts."""
-        with explained("writing the live tail"):
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            try:
-                os.write(fd, dumps(asdict(changed)) + b"\n")
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+    def unfinished(self, token: str) -> Draft:
+        """The draft of that token. `NotFoundError` if it is committed or was never announced."""
+        return self.draft(id_of(token)) if token_of(id_of(token)) else self.draft("")
 
-    # -- reading ------------------------------------------------------------------------------------------
+    # -- logging ------------------------------------------------------------------------------------------
 
-    def get(self, artifact_id: str) -> Artifact:
-        found = self._held.get(artifact_id)
-        if found is None:
-            raise NotFoundError(f"there is no artifact with the id `{artifact_id[:100]}` here")
+    def create(self, draft: Draft, client_token: str | None) -> Held | Draft:
+        """A draft, or the committed version of the collection that holds the same."""
+        wanted = draft.artifact
+        sequence = sequence_of(wanted)
+        with self._alone(sequence):
+            stored = self.stored
+            self._check_collection(stored, wanted)
+            held = None
+            if draft.deduplicate and not draft.distributed:
+                held = stored.of_digest(self.home.source, sequence, wanted.digest or "")
+            before = held or self.find(self.home.source, wanted.key.storage_id) or self._drafted(draft)
+            if isinstance(before, Held) and not before.deleted and _same(before.artifact, draft):
+                self._put(before.artifact, aliases=[*before.artifact.aliases, *wanted.aliases])
+                return self._known_as(client_token, self._again(before))
+            if isinstance(before, Draft) and _same(before.artifact, draft):
+                return self._known_as(client_token, before)  # its client asks again, or another brings a part of it
+            if before is not None:
+                draft = replace(draft, artifact=replace(wanted, key=replace(wanted.key, storage_id=id_of(new_token()))))
+            self.drafts.create(draft)
+            return self._known_as(client_token, draft)
+
+    def _known_as(self, client_token: str | None, found: _Kind) -> _Kind:
+        """Let the name that the client has for an artifact lead to it."""
+        storage_id = found.artifact.key.storage_id
+        if client_token and id_of(client_token) != storage_id and not self.by_client_id(client_token):
+            self.drafts.point(client_token, storage_id)
         return found
 
-    def find(self, artifact_id: str) -> Artifact | None:
-        return self._held.get(artifact_id)
+    def _drafted(self, draft: Draft) -> Draft | None:
+        found = self.drafts.find(draft.token)
+        return found if isinstance(found, Draft) else None
 
-    def by_client_id(self, client_id: str) -> Artifact | None:
-        with self._lock:
-            return next((a for a in self._held.values() if a.client_id == client_id), None)
+    def _check_collection(self, stored: StoredArtifacts, wanted: Artifact) -> None:
+        for held in stored.collection(*sequence_of(wanted)):
+            path = f"{wanted.key.entity}/{wanted.key.project}/{wanted.collection}"
+            self.own(held.collection.key, f"the collection `{path}`")
+            if held.collection.type != wanted.type:
+                raise UsageError(
+                    f"the collection `{path}` has artifacts of type `{held.collection.type}`, this one is of type "
+                    f"`{wanted.type}`: choose another name"
+                )
 
-    def by_manifest(self, manifest_id: str) -> Artifact:
-        with self._lock:
-            for found in self._held.values():
-                if manifest_id in found.manifests:
-                    return found
-        raise NotFoundError(f"there is no artifact manifest with the id `{manifest_id[:100]}` here")
+    def commit(self, storage_id: str) -> Held:
+        """Check the whole of a draft and make it the next version; durable when this returns."""
+        self.home.writable()
+        found = self.find(None, storage_id)
+        if isinstance(found, Held):
+            return found  # its client asks again
+        draft = self.draft(storage_id)
+        sequence = sequence_of(draft.artifact)
+        arrived = self.drafts.arrived(draft.token)
+        with self._parsing if self._is_large(arrived) else nullcontext():
+            contents, blob = self._manifest(draft, arrived)
+            held = self._bytes(draft.artifact, contents, arrived)
+            manifests.check_bytes(contents, held, draft.artifact.collection)
+            entries = manifests.Entries(contents, held)
+            artifact = replace(
+                draft.artifact,
+                state=COMMITTED,
+                digest=manifests.digest(contents),
+                size=sum(e.size or 0 for e in entries),
+                file_count=len(entries),
+                manifest_sha256=blob,
+                entries=entries,
+                updated_at=now(),
+                **self.drafts.changes(draft.token),
+            )
+            with self._alone(sequence):
+                done = self._commit(draft, artifact)
+        return done
 
-    def latest(self, sequence: tuple[str, str, str]) -> Artifact | None:
-        """The newest committed version of a collection."""
-        with self._lock:
-            versions = [a for a in self._held.values() if a.sequence == sequence and a.state == COMMITTED]
-        return max(versions, key=lambda a: a.version or 0, default=None)
+    def join_parts(self, draft: Draft, upload: str, parts: Sequence[tuple[int, str]]) -> None:
+        """Make a file (hex md5 `upload`) of the parts that came, given as (number, hex md5)."""
+        folder = self.drafts.parts(draft.token) / upload
+        if [number for number, _ in sorted(parts)] != list(range(1, len(parts) + 1)):
+            raise UsageError(f"parts {sorted(n for n, _ in parts)[:20]} are no whole file: they are numbered from 1")
+        with incoming(self.home.layout.blobs) as sink:
+            for number, md5 in sorted(parts):
+                path = folder / f"{number}-{md5}"
+                if not _PART.fullmatch(path.name) or not path.exists():
+                    raise UsageError(f"part {number} of the file did not arrive: log the artifact again")
+                with path.open("rb") as part:
+                    while piece := part.read(1 << 20):
+                        sink.write(piece)
+            blob = sink.keep(base64.b64encode(bytes.fromhex(upload)).decode())
+        self.drafts.file_came(draft.token, blob)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _commit(self, draft: Draft, artifact: Artifact) -> Held:
+        stored, source, sequence = self.stored, self.home.source, sequence_of(artifact)
+        self._check_collection(stored, artifact)
+        twin = stored.of_digest(source, sequence, artifact.digest or "") if draft.deduplicate else None
+        if twin is not None:  # another client was faster
+            self._put(twin.artifact, aliases=[*twin.artifact.aliases, *artifact.aliases])
+            self.drafts.point(draft.token, twin.artifact.key.storage_id)
+            return self._again(twin)
+        items: list[Item] = [*self._without(stored, sequence, artifact.aliases)]
+        if not any(c.collection.key.storage_id for c in stored.collection(*sequence)):
+            key = replace(artifact.key, storage_id=ids.encode("ArtifactSequence", "v1", new_token()))
+            items.append(ArtifactCollection(key, artifact.type, artifact.collection, created_at=artifact.created_at))
+        self._write([*items, replace(artifact, version=stored.next_number(source, sequence))])
+        self.drafts.remove(draft.token)
+        found = self.stored.find(source, artifact.key.storage_id)
+        assert found is not None
+        return found
+
+    def _again(self, held: Held) -> Held:
+        return self.stored.find(held.artifact.key.source, held.artifact.key.storage_id) or held
+
+    def _manifest(self, draft: Draft, arrived: Arrived) -> tuple[Contents, str]:
+        """The entries of what is committed and the blob of its manifest. `UsageError` if the client lied."""
+        whose = draft.artifact.collection
+        parts = [p for p in arrived.manifests.values() if p.sha256]
+        if not parts:
+            raise UsageError(f"the manifest of artifact `{whose}` did not arrive: log it again")
+        last = parts[-1]
+        contents = self._read_manifest(last.sha256 or "", whose)
+        if not draft.distributed and (made := manifests.digest(contents)) != draft.artifact.digest:
+            raise UsageError(
+                f"the manifest of artifact `{whose}` has the digest `{made}`, announced was "
+                f"`{draft.artifact.digest}`: log it again"
+            )
+        if last.kind == "FULL" and not draft.distributed:
+            return contents, last.sha256 or ""
+        merged: Contents = {}
+        if last.kind == "INCREMENTAL" and last.base:
+            base = self.find(None, last.base)
+            if not isinstance(base, Held) or base.artifact.key.entity != draft.artifact.key.entity:
+                raise UsageError(f"artifact `{whose}` adds to one that is not here: log it as a whole")
+            for batch in self.stored.batches(base):
+                merged |= {e.path: manifests.as_contents(e) for e in batch}
+        for part in parts if draft.distributed else [last]:
+            merged |= self._read_manifest(part.sha256 or "", whose)
+        with incoming(self.home.layout.blobs) as sink:
+            sink.write(manifests.document(merged))
+            return merged, sink.keep().sha256
+
+    def _is_large(self, arrived: Arrived) -> bool:
+        """Large manifests are read one at a time, so that memory holds one of them."""
+        paths = [blob_path(self.home.layout.blobs, p.sha256) for p in arrived.manifests.values() if p.sha256]
+        return sum(path.stat().st_size for path in paths if path.exists()) > _LARGE
+
+    def _read_manifest(self, sha256: str, whose: str) -> Contents:
+        return manifests.parse(blob_path(self.home.layout.blobs, sha256).read_bytes(), whose)
+
+    def _bytes(self, artifact: Artifact, contents: Contents, arrived: Arrived) -> dict[str, tuple[str, int]]:
+        """Where the bytes of the files are: here with the draft, or with other artifacts of the entity."""
+        wanted = {e["digest"] for e in contents.values() if e.get("ref") is None}
+        missing = [digest for digest in wanted if digest not in arrived.files]
+        return arrived.files | (self.stored.bytes_of(artifact.key.entity, missing) if missing else {})
 
     # -- changing -----------------------------------------------------------------------------------------
 
-    def create(self, new: Artifact, *, deduplicate: bool) -> Artifact:
-        """A pending artifact, or the committed one of the collection that has the same digest."""
-        with self._lock:
-            if deduplicate:
-                for held in self._held.values():
-                    if held.sequence == new.sequence and held.digest == new.digest and held.state == COMMITTED:
-                        held.aliases = list(dict.fromkeys(held.aliases + new.aliases))
-                        self._keep(held)
-                        return held
-            self._held[new.id] = new
-            self._keep(new)
-            return new
+    def _without(
+        self, stored: StoredArtifacts, sequence: Sequence_, aliases: Sequence[str], but: Artifact | None = None
+    ) -> list[Artifact]:
+        """Other versions of the collection that lose these aliases, as they will be."""
+        holders = stored.with_aliases(self.home.source, sequence, aliases) if aliases else []
+        return [
+            replace(h.artifact, aliases=tuple(a for a in h.artifact.aliases if a not in aliases), updated_at=now())
+            for h in holders
+            if but is None or h.artifact.key != but.key
+        ]
 
-    def add_manifest(self, artifact_id: str, digest: str) -> tuple[Artifact, str]:
-        """Announce a manifest; the digest is the base64 md5 of its bytes, or empty while they are not known."""
-        with self._lock:
-            found = self.get(artifact_id)
-            for manifest_id, part in found.manifests.items():
-                if part.sha256 is None:  # announced again with its digest
-                    part.md5 = digest
-                    self._keep(found)
-                    return found, manifest_id
-            manifest_id = ids.encode("ArtifactManifest", "v1", secrets.token_hex(8))
-            found.manifests[manifest_id] = Part(digest)
-            self._keep(found)
-            return found, manifest_id
+    def _put(self, before: Artifact, *, aliases: Iterable[str] | None = None, **changes: Any) -> None:
+        """Change a version, in its collection's turn; aliases that it gets are taken from the others."""
+        items: list[Item] = []
+        if aliases is not None:
+            changes["aliases"] = tuple(dict.fromkeys(aliases))
+            new = [a for a in changes["aliases"] if a not in before.aliases]
+            items += self._without(self.stored, sequence_of(before), new, before)
+        if any(getattr(before, name) != value for name, value in changes.items()):
+            items.append(replace(before, updated_at=now(), **changes))
+        self._write(items)
 
-    def set_manifest_digest(self, manifest_id: str, digest: str | None) -> Artifact:
-        with self._lock:
-            found = self.by_manifest(manifest_id)
-            if digest is not None:
-                found.manifests[manifest_id] = Part(digest)
-                self._keep(found)
+    def update(self, found: Held | Draft, change: Callable[[Artifact], dict[str, Any]]) -> Held | Draft:
+        """Change attributes of a version. `change` is told how it is now and says what it will be."""
+        path = "the artifact `{}/{}/{}`".format(*sequence_of(found.artifact))
+        self.own(found.artifact.key, path)
+        if isinstance(found, Draft):
+            self.drafts.change(found.token, change(found.artifact))
             return found
+        with self._alone(sequence_of(found.artifact)):
+            again = self._again(found)
+            if again.deleted:
+                raise NotFoundError(f"{path} was deleted meanwhile")
+            self._put(again.artifact, **change(again.artifact))
+            return self._again(again)
 
-    def add_files(self, announced: list[tuple[str, str, str]]) -> list[tuple[Artifact, str, bool]]:
-        """Announce files as (artifact id, name, md5); says of each whether its bytes are here already."""
-        with self._lock:
-            made = []
-            for artifact_id, name, md5 in announced:
-                found = self.get(artifact_id)
-                part = self._bytes.get(md5)
-                found.files[name] = part or Part(md5)
-                made.append((found, name, part is not None))
-            for found in {id(a): a for a, _, _ in made}.values():
-                self._keep(found)
-            return made
-
-    def arrived(self, artifact_id: str, *, manifest: str | None = None, file: str | None = None, blob: Blob) -> None:
-        """The bytes of an announced part. `UsageError` if they are not the announced ones."""
-        with self._lock:
-            found = self.get(artifact_id)
-            part = found.manifests.get(manifest) if manifest else found.files.get(file or "")
-            if part is None:
-                raise NotFoundError(f"nothing of that name was announced for artifact `{found.collection}`")
-            if part.md5 and part.md5 != blob.md5:
+    def delete(self, held: Held, *, with_aliases: bool) -> None:
+        """Forget a version. Its number is not given again; bytes stay, since others may need them."""
+        name = f"`{held.artifact.collection}:v{held.artifact.version}`"
+        self.own(held.artifact.key, f"the artifact {name}")
+        with self._alone(sequence_of(held.artifact)):
+            held = self._again(held)
+            if held.deleted:
+                return
+            if held.artifact.aliases and not with_aliases:
                 raise UsageError(
-                    f"the bytes of artifact `{found.collection}` have md5 `{blob.md5}`, announced was `{part.md5}`: "
-                    "send them again"
+                    f"the artifact {name} has the aliases {', '.join(f'`{a}`' for a in held.artifact.aliases)}: "
+                    "remove them first, or delete it with `delete_aliases=True`"
                 )
-            part.md5, part.sha256, part.size = blob.md5, blob.sha256, blob.size
-            if file:
-                self._bytes[blob.md5] = part
-            self._keep(found)
+            gone = replace(held.artifact, state=DELETED, aliases=(), updated_at=now())
+            self._write([gone], [("artifacts", gone.key)])
 
-    def commit(self, artifact_id: str) -> Artifact:
-        """Number the artifact, once its manifest and all files the manifest names are here."""
-        with self._lock:
-            found = self.get(artifact_id)
-            if found.state == COMMITTED:
-                return found
-            self._check_whole(found)
-            before = self.latest(found.sequence)
-            found.version = 0 if before is None else (before.version or 0) + 1
-            found.state = COMMITTED
-            self._keep(found)
-            return found
+    def use(self, held: Held, use: ArtifactUse) -> None:
+        """Note that a run uses a version. Artifacts from elsewhere are noted too, unless a sync writes them now."""
+        self.home.writable()
+        with self._alone(sequence_of(held.artifact)):
+            held = self._again(held)
+            uses = self.stored.uses(held)
+            if use in uses:
+                return
+            new = replace(held.artifact, uses=[*uses, use])
+            try:
+                self._write([new])
+            except LockedError as exc:
+                print(f"the use of `{new.collection}` by `{use.run_id}` is not noted: {exc}", file=sys.stderr)
 
-    def _check_whole(self, found: Artifact) -> None:
-        for name, part in found.files.items():
-            if part.sha256 is None:
-                raise UsageError(f"file `{name[:200]}` of artifact `{found.collection}` did not arrive: log it again")
-        if found.manifests and found.current_manifest is None:
-            raise UsageError(f"the manifest of artifact `{found.collection}` did not arrive: log it again")
+    # -- collections --------------------------------------------------------------------------------------
 
-    def update(self, artifact_id: str, changes: dict[str, Any]) -> Artifact:
-        with self._lock:
-            found = self.get(artifact_id)
-            for name, value in changes.items():
-                setattr(found, name, value)
-            self._keep(found)
-            return found
+    def change_collection(
+        self, held: HeldCollection, change: Callable[[ArtifactCollection], ArtifactCollection]
+    ) -> HeldCollection:
+        """Change a collection; its versions follow it to another name or type."""
+        before = held.collection
+        after = change(before)
+        self.own(before.key, f"the collection `{before.collection}`")
+        with self._alone(sequence_of(before), sequence_of(after)):
+            stored = self.stored
+            current = stored.collections("rid = ?", (held.rid,))
+            if not current:
+                raise NotFoundError(f"the collection `{before.collection}` was deleted meanwhile")
+            before = current[0].collection
+            after = replace(change(before), updated_at=now())
+            moved: list[Artifact] = []
+            if after.collection != before.collection and stored.collection(*sequence_of(after)):
+                raise UsageError(f"there is a collection `{after.collection}` already: choose another name")
+            if (after.collection, after.type) != (before.collection, before.type):
+                where = "source = ? and entity = ? and project = ? and collection = ?"
+                moved = [
+                    replace(h.artifact, collection=after.collection, type=after.type)
+                    for h in stored.versions(where, (before.key.source, *sequence_of(before)))
+                    if not h.deleted
+                ]
+            self._write([after, *moved])
+            return self.stored.collections("rid = ?", (held.rid,))[0]
 
-    def use(self, artifact_id: str, use: dict[str, Any]) -> Artifact:
-        with self._lock:
-            found = self.get(artifact_id)
-            if use not in found.used_by:
-                found.used_by.append(use)
-                self._keep(found)
-            return found
-
-    def bytes_of(self, part: Part) -> Path | None:
-        return blob_path(self._blobs, part.sha256) if part.sha256 else None
-
-
-def new_id() -> str:
-    return ids.encode("Artifact", "v1", secrets.token_hex(12))
+    def delete_collection(self, held: HeldCollection) -> None:
+        """Forget a collection and all its versions."""
+        found = held.collection
+        self.own(found.key, f"the collection `{found.collection}`")
+        with self._alone(sequence_of(found)):
+            where = "source = ? and entity = ? and project = ? and collection = ? and deleted_at is null"
+            versions = self.stored.versions(where, (found.key.source, *sequence_of(found)))
+            gone = [replace(h.artifact, state=DELETED, aliases=(), updated_at=now()) for h in versions]
+            keys = [("artifacts", a.key) for a in gone]
+            self._write(gone, [*keys, ("artifact_collections", found.key)])
 
 
-def timestamp() -> str:
-    return datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+def _same(held: Artifact, asked: Draft) -> bool:
+    """Whether an artifact is the one that a client asks for again."""
+    return sequence_of(held) == sequence_of(asked.artifact) and (
+        asked.distributed or held.digest == asked.artifact.digest
+    )

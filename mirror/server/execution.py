@@ -65,6 +65,7 @@ def schema() -> GraphQLSchema:
         for field_name, resolver in fields.items():
             made.type_map[type_name].fields[field_name].resolve = resolver
     made.type_map["ArtifactCollection"].resolve_type = lambda *_: "ArtifactSequence"
+    made.type_map["ArtifactCreator"].resolve_type = lambda *_: "Run"
     _bind_scalars(made)
     return made
 

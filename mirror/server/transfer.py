@@ -11,22 +11,28 @@ from starlette.responses import FileResponse, Response
 
 from mirror.errors import NotFoundError
 from mirror.server.blobs import Blob, Incoming, incoming
+from mirror.server.limits import Refused
 
 _PIECE = 1 << 20
 
 
-async def receive(request: Request, folder: Path, *, md5: str | None = None) -> Blob:
-    """Keep the body as a blob. `UsageError` if its base64 md5 is not the announced one, and then nothing is kept."""
+async def receive(request: Request, folder: Path, *, md5: str | None = None, limit: int | None = None) -> Blob:
+    """Keep the body as a blob. `UsageError` if its base64 md5 is not the announced one, 413 beyond `limit` bytes;
+    then nothing is kept."""
     with incoming(folder) as sink:
-        await pour(request, sink)
+        await pour(request, sink, limit)
         return await run_in_threadpool(sink.keep, md5)
 
 
-async def pour(request: Request, sink: Incoming) -> None:
+async def pour(request: Request, sink: Incoming, limit: int | None = None) -> None:
     """Write the body out as it comes, hashing it beside the loop that serves the others."""
     held = bytearray()
+    came = 0
     async for chunk in request.stream():
         held += chunk
+        came += len(chunk)
+        if limit is not None and came > limit:
+            raise Refused(413, f"the body is larger than the {limit} bytes that are taken here")
         if len(held) >= _PIECE:
             await run_in_threadpool(sink.write, bytes(held))
             held.clear()

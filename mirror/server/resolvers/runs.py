@@ -14,7 +14,7 @@ from mirror.server.context import ProjectNode, RunNode, context
 from mirror.server.resolvers.people import user
 from mirror.server.resolvers.projects import internal_id
 from mirror.server.rows import dumps, parse_row
-from mirror.server.wire import connection, wire_time
+from mirror.server.wire import wire_time
 
 Resolve = Callable[..., Any]
 
@@ -88,10 +88,6 @@ def _stopped(node: RunNode, info: GraphQLResolveInfo) -> bool:
     return bool(held and held.stop_asked)
 
 
-def _none(*_: Any, **__: Any) -> dict[str, Any]:
-    return connection([])
-
-
 RESOLVERS: dict[str, dict[str, Resolve]] = {
     "Run": {
         "id": run_id_on_wire,
@@ -124,7 +120,5 @@ RESOLVERS: dict[str, dict[str, Resolve]] = {
         "summaryMetrics": _keyed("summary"),
         "systemMetrics": lambda node, _: history.system_summary(node.look, node.found),
         "historyKeys": lambda node, _: history.keys(node.look, node.found),
-        "inputArtifacts": _none,
-        "outputArtifacts": _none,
     },
 }
