@@ -22,6 +22,7 @@ from mirror.server.asker import EVERYTHING, asker, check_entity
 from mirror.server.live import ENDED, LiveRun, LiveRuns, drained, now, read_files
 from mirror.server.look import Found, Look
 from mirror.server.shelf import Shelf, Shelves
+from mirror.server.upkeep import Upkeep
 from mirror.server.writing import WriterThread
 from mirror.store import LOCAL_SOURCE, Layout, Spool, Writer
 from mirror.store.live import last_version
@@ -44,6 +45,7 @@ class Home:
         self._lock: FileLock | None = None
         self.pen: WriterThread | None = None
         self.live: LiveRuns | None = None
+        self._upkeep: Upkeep | None = None
         if read_only:
             self.shelves = Shelves(self.layout)
             self.store_id = self.shelves.newest().snapshot.store_id
@@ -62,8 +64,11 @@ class Home:
         self.shelves = Shelves(self.layout)
         self.live = LiveRuns(Spool(self.layout.root), self.pen, crash_after)
         self.live.start(self.shelves.newest())
+        self._upkeep = Upkeep(self.layout.root)
 
     def close(self) -> None:
+        if self._upkeep:
+            self._upkeep.close()
         if self.live:
             self.live.close()
         if self.pen:

@@ -77,7 +77,7 @@ def compact(
     *,
     most: int = AT_ONCE,
     everything: bool = False,
-    progress: Progress = iter,  # type: ignore[assignment]
+    progress: Progress = iter,
 ) -> Compacted:
     """Merge what has become due, once, into segments of up to `most` bytes; with `everything` also what could wait.
 

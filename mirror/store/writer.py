@@ -439,7 +439,7 @@ class Writer:
         for callback in after:
             callback()
 
-    def compact(self, *, everything: bool = False, progress: Progress = iter) -> Compacted:  # type: ignore[assignment]
+    def compact(self, *, everything: bool = False, progress: Progress = iter) -> Compacted:
         """Commit, then merge what has become due into large segments; with `everything` also what could wait."""
         self.commit()
         return self._committer.compact(everything=everything, progress=progress)
