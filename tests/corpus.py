@@ -15,7 +15,9 @@ import json
 import math
 import os
 import pickle
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -428,6 +430,65 @@ def labelled_alike() -> Truth:
     return truth
 
 
+@maker
+def numpy_values() -> Truth:
+    import numpy as np
+
+    with sdk("numpy") as (run, truth):
+        for i in range(3):
+            run.log(
+                {
+                    "f32": np.float32(0.1) * i,
+                    "i64": np.int64(2**53 + 1),
+                    "flag": np.bool_(i > 0),
+                    "few": np.arange(3) / 4,
+                },
+                known={"f32": float(np.float32(0.1) * i), "i64": 2**53 + 1, "flag": i > 0, "few": [0, 0.25, 0.5]},
+            )
+    return truth
+
+
+@maker
+def steps_that_go_back() -> Truth:
+    """A step below the last one is dropped by the SDK, with a warning; the rows around it stay."""
+    with sdk("goback") as (run, truth):
+        run.log({"x": 0.5}, step=5)
+        run.run.log({"x": 99.5}, step=3)
+        run.log({"x": 1.5}, step=6)
+    return truth
+
+
+@maker
+def custom_axis() -> Truth:
+    with sdk("axis") as (run, truth):
+        run.run.define_metric("epoch", hidden=True)
+        run.run.define_metric("val/*", step_metric="epoch")
+        for i in range(6):
+            run.log({"epoch": i // 2, "val/acc": i / 7} if i % 2 else {"train": i / 5})
+    return truth
+
+
+@maker
+def long_run() -> Truth:
+    """More rows than a page of the SDK holds."""
+    with sdk("long") as (run, truth):
+        for i in range(2300):
+            run.log({"x": i / 7, "note": f"é{i}"} if i % 3 else {"x": i / 7})
+    return truth
+
+
+@maker
+def offline() -> Truth:
+    """Logged without a server, and sent by `wandb sync` afterwards."""
+    folder = Path(tempfile.mkdtemp(dir=os.environ["WANDB_DIR"]))
+    with sdk("offline", mode="offline", dir=folder, config={"lr": 0.5, "n": None}, tags=["later"]) as (run, truth):
+        for i in range(25):
+            run.log({"x": i + 0.125, "bad": math.nan if i % 4 == 0 else i / 3, "deep": {"list": [i, None]}})
+    found = [str(path) for path in folder.glob("wandb/offline-run-*")]
+    subprocess.run([sys.executable, "-m", "wandb", "sync", *found], check=True, timeout=120, capture_output=True)
+    return truth
+
+
 # What only the wire can carry
 
 
@@ -485,6 +546,18 @@ def system_metrics() -> Truth:
     return posted(
         "system", _lines([{"_step": i, "_timestamp": 1.7e9 + i, "loss": 1 / (i + 1)} for i in range(20)]), events=events
     )
+
+
+@maker
+def preempted() -> Truth:
+    truth = posted(
+        "preempted", _lines([{"_step": i, "_timestamp": 1.7e9 + i, "x": i} for i in range(4)]), state="running"
+    )
+    stream = f"/files/{ENTITY}/{PROJECT}/preempted/file_stream"
+    http(stream, {"preempting": True})
+    http(stream, {"complete": True, "exitcode": 1})
+    truth.state = "preempted"
+    return truth
 
 
 @maker
