@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mirror.api import Mirror, open
     from mirror.errors import CommError, MirrorError, SourceError, StoreError, UsageError
-    from mirror.objects import Api
+    from mirror.objects import Api, Histogram
     from mirror.records import FileEntry, Project, Run, RunKey
 
     __version__: str
@@ -24,6 +24,7 @@ _WHERE = {
     "Api": "mirror.objects",
     "CommError": "mirror.errors",
     "FileEntry": "mirror.records",
+    "Histogram": "mirror.objects",
     "Mirror": "mirror.api",
     "MirrorError": "mirror.errors",
     "Project": "mirror.records",
@@ -35,10 +36,16 @@ _WHERE = {
     "open": "mirror.api",
 }
 
+_MODULES = ("errors", "filters", "objects")
+"""Reached as attributes without an import of their own (`wandb.errors.CommError`)."""
+
+_LOGGING = ("init", "login", "log", "finish", "watch", "agent", "Artifact", "Image", "Table")
+
 __all__ = [
     "Api",
     "CommError",
     "FileEntry",
+    "Histogram",
     "Mirror",
     "MirrorError",
     "Project",
@@ -55,6 +62,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return import_module(f"mirror.{name}")
+    if name in _LOGGING:
+        raise AttributeError(f"mirror reads what was logged and has no `{name}`: log runs with wandb (docs/guides.md)")
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

@@ -7,9 +7,16 @@ user is a bug. `Transient` and `Terminal` are mixed in to say whether asking aga
 
 from __future__ import annotations
 
+from functools import cached_property
+
 
 class MirrorError(Exception):
     """Anything this package reports to its user."""
+
+    @cached_property
+    def exc(self) -> BaseException | None:
+        """The error behind it, if there is one."""
+        return self.__cause__
 
 
 class Transient:
@@ -49,8 +56,9 @@ class TerminalSourceError(SourceError, Terminal):
     """A source refused, for good: wrong key, no access, a query it does not know."""
 
 
-CommError = SourceError
-"""The name `wandb.Api()` users know (`wandb.errors.CommError`, with the original error in `.exc`)."""
+CommError = MirrorError
+"""The name `wandb.Api()` users know (`wandb.errors.CommError`, with the original error in `.exc`): there, too, whatever
+goes wrong is one, a run that is not found included."""
 
 
 class StoreError(MirrorError):

@@ -15,7 +15,7 @@ ALLOWED = {
     "store": set(),
     "sync": {"wandb", "sources", "store"},
     "query": {"store"},
-    "objects": {"query", "store"},
+    "objects": {"query", "store", "wandb"},  # wandb/ for Api(online=True) alone
     "server": {"query", "store"},
     "api": {"query", "store"},
     "demo": {"api", "query", "store"},

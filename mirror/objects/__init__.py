@@ -1,4 +1,4 @@
-"""Runs as objects, in the shapes people know from `wandb.Api()`, read from a mirror.
+"""Runs, sweeps, artifacts and reports as objects, in the shapes people know from `wandb.Api()`, read from a mirror.
 
 import mirror
 api = mirror.Api()                                    # MIRROR_ROOT, then ./wandb-mirror
@@ -8,7 +8,10 @@ for row in run.scan_history():
 """
 
 from mirror.objects.api import Api
-from mirror.objects.run import Run, Summary
+from mirror.objects.attrs import ArgumentError, OfflineError
+from mirror.objects.histogram import Histogram
+from mirror.objects.run import Run
 from mirror.objects.runs import Runs
+from mirror.objects.summary import Summary
 
-__all__ = ["Api", "Run", "Runs", "Summary"]
+__all__ = ["Api", "ArgumentError", "Histogram", "OfflineError", "Run", "Runs", "Summary"]

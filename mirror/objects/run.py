@@ -1,123 +1,110 @@
-"""`Run`: one run's attributes, documents and rows."""
+"""`Run`: one run's attributes, documents, rows, files and artifacts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from mirror.errors import NotFoundError, UsageError
-from mirror.query.text import moment
+from mirror.objects.attrs import Attrs, Name, OfflineError, Text, Texts, Time, refusing
+from mirror.objects.held import Held, document
+from mirror.objects.summary import Summary
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from mirror.store import Reader
-
-_MISSING = object()
-
-
-def read(reader: Reader, rids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
-    """Rows of `runs`, with the documents as they came over the wire, by rid."""
-    found = reader.connect().execute("select * from runs_raw where list_contains(?, rid)", [list(rids)])
-    names = [column[0] for column in found.description or []]
-    return {row[names.index("rid")]: dict(zip(names, row, strict=True)) for row in found.fetchall()}
+    from mirror.objects.artifacts import Artifacts
+    from mirror.objects.files import File, Files
+    from mirror.objects.history import HistoryScan
+    from mirror.objects.runs import Page
+    from mirror.objects.sweeps import Sweep
+    from mirror.objects.users import User
+    from mirror.records import Stream
 
 
-class Summary(dict[str, Any]):
-    """A run's summary; `_json_dict` is the name under which wandb's own class keeps the same."""
-
-    @property
-    def _json_dict(self) -> dict[str, Any]:
-        return dict(self)
-
-
-class Run:
+class Run(Attrs):
     """A run as the mirror holds it. Attributes have W&B's names: `id` is the run id, `name` the display name;
-    times are ISO 8601 text in UTC. Contents are those at the time the object was made."""
+    times are ISO 8601 text in UTC. Attributes and documents are those of the time the object was made."""
 
-    def __init__(self, reader: Reader, rid: int, row: Mapping[str, Any] | None = None) -> None:
-        self._reader = reader
+    def __init__(self, held: Held, rid: int, page: Page) -> None:
+        self._held = held
         self._rid = rid
-        if row is None:
-            row = read(reader, [rid]).get(rid)
-        if row is None:
-            raise NotFoundError(f"the mirror no longer holds the run with rid `{rid}`: `mirror runs` lists what it has")
-        self._row = row
+        self._page = page
+        self._row = page.rows[rid]
 
     def __repr__(self) -> str:
         return f"<Run {'/'.join(self.path)} ({self.state})>"
 
     # -- attributes -----------------------------------------------------------------------------------------
 
-    @property
-    def id(self) -> str:
-        return str(self._row["run_id"])
-
-    @property
-    def name(self) -> str | None:
-        return self._text("name")
-
-    @property
-    def entity(self) -> str:
-        return str(self._row["entity"])
-
-    @property
-    def project(self) -> str:
-        return str(self._row["project"])
+    id = Name("run_id")
+    name = Text("name")
+    """The display name."""
+    display_name = Text("name")
+    entity = Name("entity")
+    project = Name("project")
 
     @property
     def path(self) -> list[str]:
-        return [self.entity, self.project, self.id]
+        """Entity, project and run id, percent-encoded like parts of a URL."""
+        return [quote(part, safe="") for part in (self.entity, self.project, self.id)]
+
+    source = Name("source")
+    """The host the run was mirrored from."""
+    storage_id = Name("storage_id")
+    state = Text("state")
+    tags = Texts("tags")
+    group = Text("group")
+    job_type = Text("job_type")
+    notes = Text("notes")
+    description = Text("description")
 
     @property
-    def source(self) -> str:
-        """The host the run was mirrored from."""
-        return str(self._row["source"])
+    def user(self) -> User | None:
+        """Who made the run, where the source said so."""
+        from mirror.objects.users import User
+
+        name = self._text("username")
+        return None if name is None else User(name, self._text("user_name"))
 
     @property
-    def storage_id(self) -> str:
-        return str(self._row["storage_id"])
+    def username(self) -> str:
+        """The entity, as in wandb, where this name is deprecated; `user.username` is who made the run."""
+        self._held.tell_once("username", "`run.username` is the entity, as in wandb: `run.user.username` made the run")
+        return self.entity
+
+    commit = Text("commit")
+    """The git commit."""
+    host = Text("host")
+    url = Text("url")
+    """The run's page at its source."""
+    created_at = Time("created_at")
+    heartbeat_at = Time("heartbeat_at")
+    updated_at = Time("updated_at")
+    deleted_at = Time("deleted_at")
+    """When the run was found gone at its source; None for a run that is there."""
 
     @property
-    def state(self) -> str | None:
-        return self._text("state")
+    def read_only(self) -> bool:
+        return True
+
+    sweep_name = Text("sweep")
+    """The sweep's id."""
+
+    @cached_property
+    def sweep(self) -> Sweep | None:
+        """The sweep the run belongs to."""
+        from mirror.objects.sweeps import find
+
+        if self.sweep_name is None:
+            return None
+        return find(self._held, self.entity, self.project, self.sweep_name, self.source)
 
     @property
-    def tags(self) -> list[str]:
-        return list(self._row["tags"] or ())
-
-    @property
-    def group(self) -> str | None:
-        return self._text("group")
-
-    @property
-    def job_type(self) -> str | None:
-        return self._text("job_type")
-
-    @property
-    def notes(self) -> str | None:
-        return self._text("notes")
-
-    @property
-    def username(self) -> str | None:
-        return self._text("username")
-
-    @property
-    def commit(self) -> str | None:
-        return self._text("commit")
-
-    @property
-    def url(self) -> str | None:
-        return self._text("url")
-
-    @property
-    def created_at(self) -> str | None:
-        return self._time("created_at")
-
-    @property
-    def heartbeat_at(self) -> str | None:
-        return self._time("heartbeat_at")
+    def history_line_count(self) -> int:
+        """Rows of history, as the source counts them; those that are held where it does not say."""
+        total = self._row["history_total"]
+        return int(self._row["history_rows"] if total is None else total)
 
     @property
     def lastHistoryStep(self) -> int:
@@ -129,29 +116,63 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The config, without `value` wrappers and W&B's own keys."""
-        from mirror.store.documents import parse, unwrapped
+        """The config, without `value` wrappers and W&B's own keys. Changes stay in this object."""
+        from mirror.store.documents import unwrapped
 
-        found = parse(self._text("config_raw"))
-        return unwrapped(found) if isinstance(found, dict) else {}
+        return unwrapped(self._document("config_raw"))
+
+    @cached_property
+    def rawconfig(self) -> dict[str, Any]:
+        """The config with W&B's own keys, without `value` wrappers."""
+        return {
+            key: value["value"] if isinstance(value, dict) and "value" in value else value
+            for key, value in self._document("config_raw").items()
+        }
 
     @cached_property
     def summary(self) -> Summary:
         """The summary, as it came."""
-        from mirror.store.documents import parse
+        return Summary(self._document("summary_raw"))
 
-        found = parse(self._text("summary_raw"))
-        return Summary(found if isinstance(found, dict) else {})
+    @property
+    def summary_metrics(self) -> dict[str, Any]:
+        return self._document("summary_raw")
+
+    @cached_property
+    def system_metrics(self) -> dict[str, Any]:
+        """The last value of every system metric."""
+        return self._document("system_summary")
+
+    @cached_property
+    def history_keys(self) -> dict[str, Any] | None:
+        """W&B's catalogue of the history's keys, None where the source gave none."""
+        return self._document("history_keys") or None
 
     @cached_property
     def metadata(self) -> dict[str, Any] | None:
         """wandb-metadata.json (program, args, git, hardware), None if the source had none."""
-        from mirror.store.documents import parse
-
-        found = parse(self._text("metadata"))
-        return found if isinstance(found, dict) else None
+        return self._document("metadata") or None
 
     # -- rows -----------------------------------------------------------------------------------------------
+
+    def history(
+        self,
+        samples: int | None = 500,
+        keys: Sequence[str] | None = None,
+        x_axis: str = "_step",
+        pandas: bool = True,
+        stream: str = "default",
+    ) -> Any:
+        """Rows of the history as a data frame, or as a list of dictionaries (`pandas=False`).
+
+        A history of more than `samples` rows is thinned out evenly, its first and last row included: the same rows
+        each time, and a warning says of how many. `samples=None` gives all. With `keys`, rows that have all of
+        them, reduced to `x_axis` and them; a data frame gets `_timestamp` as well. `stream="events"` or `"system"`
+        gives system metrics.
+        """
+        from mirror.objects import history
+
+        return history.history(self, samples, keys, x_axis, pandas, stream)
 
     def scan_history(
         self,
@@ -159,25 +180,75 @@ class Run:
         page_size: int = 1000,
         min_step: int = 0,
         max_step: int | None = None,
-    ) -> Iterator[dict[str, Any]]:
+        use_cache: bool = True,
+    ) -> HistoryScan:
         """Every row of the history, as logged, in logged order: nothing is sampled, repeated steps come twice.
 
         With `keys`, rows that have all of them, reduced to them (dots also reach nested values), as wandb has it.
-        `min_step` is inclusive, `max_step` exclusive. `page_size` changes nothing here: memory is bounded anyway.
+        `min_step` is inclusive, `max_step` exclusive. `page_size` and `use_cache` change nothing here: rows are read
+        in stretches of bounded size, whatever their number.
         """
-        from mirror.query.rows import rows
+        from mirror.objects.history import HistoryScan
 
-        if isinstance(keys, str):
-            raise UsageError(f"`keys` is a list of keys, got `{keys}`: write keys=[{keys!r}]")
-        # Rows without a step have no place in a range, but the default range is everything.
-        first = None if min_step <= 0 else min_step
-        for row in rows(self._reader, self._rid, "history", first, max_step, keys):
-            if keys is None:
-                yield row
-                continue
-            found = {key: _at(row, key) for key in keys}
-            if _MISSING not in found.values():
-                yield found
+        return HistoryScan(self, keys, page_size, min_step, max_step)
+
+    beta_scan_history = scan_history
+
+    # -- files and artifacts --------------------------------------------------------------------------------
+
+    def files(self, names: Sequence[str] | None = None, pattern: str | None = None, per_page: int = 50) -> Files:
+        """The run's files: all, those named, or those whose name is LIKE `pattern` (`%.json`)."""
+        from mirror.objects.files import Files
+
+        return Files(self, names, pattern)
+
+    def file(self, name: str) -> File:
+        """One file. Raises NotFoundError if the run has none of that name."""
+        from mirror.objects.files import one_file
+
+        return one_file(self, name)
+
+    def logged_artifacts(self, per_page: int = 100) -> Artifacts:
+        """Artifact versions that this run made."""
+        from mirror.objects.artifacts import logged
+
+        return logged(self)
+
+    def used_artifacts(self, per_page: int = 100) -> Artifacts:
+        """Artifact versions that this run declared as its inputs."""
+        from mirror.objects.artifacts import used
+
+        return used(self)
+
+    # -- the rest of wandb's Run ----------------------------------------------------------------------------
+
+    def load(self, force: bool = False) -> Run:
+        """Nothing to do: what the mirror holds is read when it is looked at."""
+        return self
+
+    load_full_data = load
+
+    def wait_until_finished(self) -> None:
+        """Refused: a mirror does not hear from running runs until the next sync."""
+        raise OfflineError(
+            f"a mirror knows what the last sync saw (state `{self.state}`): follow a running run with wandb.Api()"
+        )
+
+    def to_html(self, height: int = 420, hidden: bool = False) -> str:
+        """HTML that shows the run's page at its source."""
+        if self.url is None:
+            return f"<p>{escape('/'.join(self.path))}</p>"
+        style = f"border:none;width:100%;height:{int(height)}px;" + ("display:none;" if hidden else "")
+        return f'<iframe src="{escape(self.url)}?jupyter=true" style="{style}"></iframe>'
+
+    update = refusing("update")
+    save = refusing("save")
+    update_state = refusing("update_state")
+    stop = refusing("stop")
+    upload_file = refusing("upload_file")
+    use_artifact = refusing("use_artifact")
+    log_artifact = refusing("log_artifact")
+    delete = refusing("delete")
 
     # -- helpers --------------------------------------------------------------------------------------------
 
@@ -185,20 +256,8 @@ class Run:
         value = self._row[name]
         return None if value is None else str(value)
 
-    def _time(self, name: str) -> str | None:
-        value: datetime | None = self._row[name]
-        return None if value is None else moment(value)
+    def _document(self, column: str) -> dict[str, Any]:
+        return document(self._page.document(self._rid, column))
 
-
-def _at(row: Mapping[str, Any], key: str) -> Any:
-    """The value at a key, a literal one before a nested one."""
-    if key in row:
-        return row[key]
-    first, dot, rest = key.partition(".")
-    while dot:
-        inner = row.get(first)
-        if isinstance(inner, dict) and (found := _at(inner, rest)) is not _MISSING:
-            return found
-        more, dot, rest = rest.partition(".")
-        first = f"{first}.{more}"
-    return _MISSING
+    def _held_rows(self, stream: Stream) -> int:
+        return int(self._row["history_rows" if stream == "history" else "system_rows"])

@@ -109,28 +109,63 @@ def rids(reader: Reader, selection: Selection) -> list[int]:
 
 
 def find_run(reader: Reader, path: str, source: str | None = None) -> Mapping[str, Any]:
-    """The row of `runs` that a run path names: entity/project/run, project/run, run or a URL.
+    """The row of `runs` that a run path names; errors as in `locate`."""
+    found = execute(reader, "select * from runs where rid = ?", [locate(reader, path, source)])
+    return dict(zip(found.columns, found.fetchall()[0], strict=True))
+
+
+def locate(
+    reader: Reader, path: str, source: str | None = None, *, entity: str | None = None, project: str | None = None
+) -> int:
+    """The rid of the run that a path names: entity/project/run, project/run, run or a URL. `entity` and `project`
+    are preferred where the path leaves them out, and a run that is there to one that was deleted at its source.
 
     Raises NotFoundError, or AmbiguousError if several sources (or entities, where none is written) have it."""
     wanted = parse(path, want="run")
     if wanted.run_id is None:
         raise UsageError(f"`{path}` names no run: write entity/project/run")
-    from sqlglot import exp
-
-    query = Selection([wanted], source).sql([exp.Star()])
-    found = execute(reader, query)
+    source = canonical_source(wanted.base_url) if wanted.base_url is not None else source
+    named = {"run_id": wanted.run_id, "entity": wanted.entity, "project": wanted.project, "source": source}
+    parts = {column: value for column, value in named.items() if value is not None}
+    # raw.live is in memory, unlike `runs`.
+    query = "select rid, source, entity, project, run_id, deleted_at is not null as gone from raw.live where "
+    found = execute(reader, query + " and ".join(f"{column} = ?" for column in parts), list(parts.values()))
     rows = [dict(zip(found.columns, row, strict=True)) for row in found]
     if not rows:
         raise NotFoundError(_missing_run(reader, wanted, path))
+    for preferred in ({"entity": entity}, {"project": project}, {"gone": False}):
+        rows = [row for row in rows if row | preferred == row] or rows
     if len(rows) > 1:
         names = sorted({f"{r['entity']}/{r['project']}/{r['run_id']}" for r in rows})
         if len(names) > 1:
             raise AmbiguousError(f"`{path}` may be {_some(names)}: write the whole path")
-        sources = ", ".join(sorted(f"`{r['source']}`" for r in rows))
-        raise AmbiguousError(
-            f"`{names[0]}` is held from {len(rows)} sources, {sources}: name one (--source HOST, or Api(source=...))"
-        )
-    return rows[0]
+        if len({row["source"] for row in rows}) > 1:
+            sources = ", ".join(sorted(f"`{r['source']}`" for r in rows))
+            raise AmbiguousError(
+                f"`{names[0]}` is held from {len(rows)} sources, {sources}: name one "
+                "(--source HOST, or Api(source=...))"
+            )
+    return int(max(row["rid"] for row in rows))
+
+
+def find_path(reader: Reader, path: str, source: str | None = None) -> WandbPath:
+    """What a path names in this mirror: an entity, a project, a sweep or a run, which may be written by its id alone.
+
+    Raises NotFoundError or AmbiguousError."""
+    wanted = parse(path)
+    try:
+        check_held(reader, wanted, source)
+    except NotFoundError:
+        if wanted.run_id is not None or wanted.sweep_id is not None or wanted.base_url is not None:
+            raise
+        try:
+            row = find_run(reader, path, source)
+        except NotFoundError:
+            pass
+        else:
+            return WandbPath(row["entity"], row["project"], row["run_id"])
+        raise
+    return wanted
 
 
 def check_held(reader: Reader, path: WandbPath, source: str | None) -> None:

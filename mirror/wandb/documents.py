@@ -105,6 +105,20 @@ def fetch_files(client: Client, key: RunKey, first: Manifest) -> Manifest:
     return Manifest(tuple(unique.values()), urls, None, first.count)
 
 
+def find_file(client: Client, entity: str, project: str, run_id: str, name: str) -> Manifest:
+    """A manifest with one file of a run, or with none."""
+
+    def build(f: Fields) -> str:
+        return (
+            "query RunFile($entity: String!, $project: String!, $name: String!, $files: [String])"
+            " { project(name: $project, entityName: $entity) { run(name: $name) {"
+            f" files(names: $files, first: 1) {_files(f)} }} }} }}"
+        )
+
+    data, _ = client.ask(build, {"entity": entity, "project": project, "name": run_id, "files": [name]})
+    return _manifest(((data.get("project") or {}).get("run") or {}).get("files"))
+
+
 def _files(f: Fields) -> str:
     return f"{{ edges {{ cursor node {{ {f.of('File', _FILE)} }} }} pageInfo {{ endCursor hasNextPage }} }}"
 

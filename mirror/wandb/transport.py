@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urljoin
 
 import orjson
@@ -203,6 +203,16 @@ class Transport:
 
         return self._retrying("GET", url, None, patience, answer, limit)
 
+    def save(self, url: str, out: IO[bytes], *, patience: Patience = NORMAL) -> None:
+        """Write the bytes behind a file's URL to `out`, however many they are. Raises a SourceError."""
+        url = urljoin(self.base_url + "/", url)
+
+        def answer(status: int, content: bytes, headers: Any) -> None:
+            if status >= 300:
+                raise TerminalSourceError(f"`{_bare(url)}` cannot be downloaded: the server answers {status}")
+
+        self._retrying("GET", url, None, patience, answer, out=out)
+
     # -- the one retry policy -----------------------------------------------------------------------------
 
     def _retrying(
@@ -213,12 +223,13 @@ class Transport:
         patience: Patience,
         answer: Callable[[int, bytes, Any], _T],
         limit: int | None = None,
+        out: IO[bytes] | None = None,
     ) -> _T:
         attempt = refusals = 0
         while True:
             sent_at = self.budget.wait()
             try:
-                status, content, headers = self._once(method, url, body, limit)
+                status, content, headers = self._once(method, url, body, limit, out)
                 self.budget.heard(status, headers, sent_at)
                 if status == 429:
                     refusals += 1
@@ -234,7 +245,9 @@ class Transport:
                     raise
                 self.budget.sleep(patience.pause(attempt - 1))
 
-    def _once(self, method: str, url: str, body: bytes | None, limit: int | None) -> tuple[int, bytes, Any]:
+    def _once(
+        self, method: str, url: str, body: bytes | None, limit: int | None, out: IO[bytes] | None
+    ) -> tuple[int, bytes, Any]:
         self.traffic.count(queries=int(method == "POST"), downloads=int(method == "GET"))
         try:
             with self._session.request(
@@ -247,6 +260,9 @@ class Transport:
                 stream=True,
                 allow_redirects=method == "GET",
             ) as response:
+                if out is not None and response.status_code < 300:
+                    self._copy(response, out)
+                    return response.status_code, b"", response.headers
                 # One read: response.content would copy in pieces of 10 kB.
                 content = response.raw.read(limit and limit + 1, decode_content=True)
                 self.traffic.count(nbytes=response.raw.tell())
@@ -269,6 +285,18 @@ class Transport:
             raise TransientSourceError(
                 f"cannot reach `{self.base_url}` ({_root(e)}): check --base-url, the network and proxies", e
             ) from e
+
+    def _copy(self, response: requests.Response, out: IO[bytes]) -> None:
+        out.seek(0)
+        out.truncate()
+        for chunk in response.raw.stream(1 << 20, decode_content=True):
+            self.traffic.count(nbytes=len(chunk))
+            try:
+                out.write(chunk)
+            except OSError as e:
+                raise TerminalSourceError(
+                    f"a download cannot be written ({e.strerror}): make room, or name another folder", e
+                ) from e
 
 
 def loads(text: bytes | str) -> Any:

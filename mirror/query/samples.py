@@ -1,0 +1,126 @@
+"""Some of a run's rows: evenly chosen ones, and those that have certain keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mirror.query.rows import TABLE, generation, holds, rows
+from mirror.query.sql import sandbox
+from mirror.records import Stream
+
+if TYPE_CHECKING:
+    from mirror.store import Reader
+
+_MISSING = object()
+
+
+def sampled(
+    reader: Reader,
+    rid: int,
+    stream: Stream = "history",
+    keys: Sequence[str] | None = None,
+    samples: int | None = None,
+    more: Sequence[str] = (),
+) -> tuple[list[dict[str, Any]], int]:
+    """At most `samples` rows of a run in logged order, evenly chosen, and how many there are to choose from.
+
+    With `keys`, of the rows that have all of them, reduced to them and to those of `more` that a row has.
+    """
+    if keys is None:
+        total = _count(reader, rid, stream)
+        numbers = None if samples is None or total <= samples else thinned(range(total), samples)
+        return list(_numbered(reader, rid, stream, numbers)), total
+    wanted = [*keys, *more]
+    if samples is None:
+        every = list(having(rows(reader, rid, stream, keys=wanted), keys, more))
+        return every, len(every)
+    numbers, total = _rows_with_all(reader, rid, stream, keys, samples)
+    return list(having(_numbered(reader, rid, stream, numbers, wanted), keys, more)), total
+
+
+def having(
+    rows: Iterable[Mapping[str, Any]], keys: Sequence[str], more: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The rows that have all of `keys`, reduced to them and to what they have of `more`."""
+    for row in rows:
+        found = {key: value_at(row, key) for key in keys}
+        if _MISSING not in found.values():
+            found |= {key: value for key in more if (value := value_at(row, key)) is not _MISSING}
+            yield found
+
+
+def value_at(row: Mapping[str, Any], key: str) -> Any:
+    """The value at a key, a literal one before a nested one."""
+    if key in row:
+        return row[key]
+    first, dot, rest = key.partition(".")
+    while dot:
+        inner = row.get(first)
+        if isinstance(inner, dict) and (found := value_at(inner, rest)) is not _MISSING:
+            return found
+        more, dot, rest = rest.partition(".")
+        first = f"{first}.{more}"
+    return _MISSING
+
+
+def thinned(items: Sequence[Any], samples: int) -> list[Any]:
+    """At most `samples` of the items, evenly spread, the first and the last among them."""
+    n = len(items)
+    if n <= samples:
+        return list(items)
+    if samples <= 1:
+        return list(items[: max(samples, 0)])
+    return [items[round(i * (n - 1) / (samples - 1))] for i in range(samples)]
+
+
+def _count(reader: Reader, rid: int, stream: Stream) -> int:
+    """Rows of a stream; they are numbered from 0 without a gap."""
+    query = f"select {'history' if stream == 'history' else 'system'}_rows from raw.runs_live where rid = ?"
+    found = sandbox(reader).cursor().execute(query, [rid]).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _rows_with_all(
+    reader: Reader, rid: int, stream: Stream, keys: Sequence[str], samples: int
+) -> tuple[list[int], int]:
+    """Numbers of rows with a cell for each of the keys, thinned out, and how many there are."""
+    connection = sandbox(reader).cursor()
+    gen = generation(connection, rid, stream)
+    parts, params = [], []
+    for key in dict.fromkeys(keys):
+        condition, values = holds([key])
+        parts.append(f"select row from {reader.relation(TABLE[stream], rid)} where gen = ? and {condition}")
+        params += [gen, *values]
+    together = " intersect ".join(parts)
+    # `intersect` also drops what occurs twice: the leaves of a nested dictionary.
+    together = together if len(parts) > 1 else f"select distinct * from ({together})"
+    (total,) = connection.execute(f"select count(*) from ({together})", params).fetchone() or (0,)
+    numbered = f"select row, row_number() over (order by row) - 1 as i from ({together})"
+    chosen = "true"
+    if total > samples:
+        chosen = "i in (select unnest(?::bigint[]))"
+        params.append(thinned(range(total), samples))
+    found = connection.execute(f"select row from ({numbered}) where {chosen} order by row", params)
+    return [row for (row,) in found.fetchall()], int(total)
+
+
+def _numbered(
+    reader: Reader, rid: int, stream: Stream, numbers: Sequence[int] | None, keys: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of these numbers (None: all of them) in logged order."""
+    if numbers is None:
+        yield from rows(reader, rid, stream, keys=keys)
+        return
+    if not numbers:
+        return
+    from mirror.store.rebuild import rows_as_dicts
+
+    connection = sandbox(reader).cursor()
+    condition, params = holds(keys) if keys is not None else ("true", [])
+    gen = generation(connection, rid, stream)
+    query = (
+        f"select key, path_id, row, kind, v, j from {reader.relation(TABLE[stream], rid)} "
+        f"where gen = ? and {condition} and row in (select unnest(?::bigint[]))"
+    )
+    yield from rows_as_dicts(connection.sql(query, params=[gen, *params, list(numbers)]).to_arrow_table())
