@@ -198,4 +198,4 @@ def test_names_of_columns_with_commas(tmp_path: Path) -> None:
         out = ok("runs", *args, "--format", "csv", root=tmp_path / "m")
         assert out == 'run_id,"config.a,b","config.q"""\nr,1,2\n'
     done = call("runs", "--columns", '"config.a', root=tmp_path / "m")
-    assert done.code == 2 and "give each with -c NAME" in done.err
+    assert done.code == 2 and "is no line of names" in done.err

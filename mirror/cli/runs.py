@@ -16,6 +16,7 @@ from mirror.errors import UsageError
 
 if TYPE_CHECKING:
     from mirror.query.runs import Selection
+    from mirror.store import Reader
 
 
 @click.command("runs")
@@ -91,29 +92,35 @@ def selected(
     limit: int | None = None,
     source: str | None = None,
     deleted: bool = False,
+    reader: Reader | None = None,
 ) -> Selection:
-    """The runs that arguments and options name. What a filter's author should know goes to stderr."""
+    """The runs that arguments and options name; with a `reader`, a path may be the id of a run that it holds, and one
+    that it does not hold is an error. What a filter's author should know goes to stderr."""
     from mirror.paths import parse
     from mirror.query.filters import parse as parse_filter
-    from mirror.query.runs import Selection
+    from mirror.query.runs import Selection, find_path
 
     parsed = parse_filter(_text(filter_)) if filter_ is not None else None
     for notice in parsed.notices if parsed else ():
         click.echo(safe(f"Note: {notice}"), err=True)
-    return Selection([parse(path) for path in paths], source, parsed, order, limit, deleted)
+    found = [parse(path) if reader is None else find_path(reader, path, source) for path in paths]
+    return Selection(found, source, parsed, order, limit, deleted)
 
 
 def column_names(listed: str | None, more: Sequence[str], deleted: bool) -> list[str]:
-    """Names of `--columns`, a line of CSV, and of `-c`."""
-    import csv
-
     from mirror.query.columns import DEFAULT_COLUMNS
 
+    return names_in(listed, more) or [*DEFAULT_COLUMNS, *(["deleted_at"] if deleted else [])]
+
+
+def names_in(listed: str | None, more: Sequence[str]) -> list[str]:
+    """Names of an option that takes a line of CSV, and of one that is repeated."""
+    import csv
+
     try:
-        names = [name for row in csv.reader([listed or ""], strict=True) for name in row if name]
+        return [*(name for row in csv.reader([listed or ""], strict=True) for name in row if name), *more]
     except csv.Error as e:
-        raise UsageError(f"`{listed}` is no line of column names ({e}): give each with -c NAME") from e
-    return [*names, *more] or [*DEFAULT_COLUMNS, *(["deleted_at"] if deleted else [])]
+        raise UsageError(f"`{listed}` is no line of names ({e}): use the option that takes one name, repeated") from e
 
 
 def _text(filter_: str) -> str:

@@ -32,15 +32,20 @@ def listing(reader: Reader, selection: Selection, columns: Sequence[str] = DEFAU
     """The selected runs, a row each. Columns are those of the view `runs`, `path`, `duration`, `config.<key>` and
     `summary_metrics.<key>`. Raises NotFoundError for a path the mirror does not hold, UsageError for an unknown
     column."""
-    from mirror.query.filters.sql import written
-
     for path in selection.paths:
         check_held(reader, path, selection.source)
     chosen: Selection | Chosen = selection
     if selection.limit is not None and selection.limit <= _FEW:
         # Documents are long: the few that are shown are read, not those of all runs on the way to them.
         chosen = Chosen(rids(reader, selection))
-    return execute(reader, written(chosen.query(expressions(reader, columns, chosen))))
+    return columns_of(reader, chosen, columns)
+
+
+def columns_of(reader: Reader, runs: Selection | Chosen, columns: Sequence[str]) -> Result:
+    """The same without a look at the paths."""
+    from mirror.query.filters.sql import written
+
+    return execute(reader, written(runs.query(expressions(reader, columns, runs))))
 
 
 def expressions(reader: Reader, names: Sequence[str], selection: Selection | Chosen) -> list[Expr]:

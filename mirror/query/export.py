@@ -186,15 +186,26 @@ _LINES = {"csv": _csv, "tsv": _tsv, "json": _json, "jsonl": _jsonl}
 # -- columns ------------------------------------------------------------------------------------------------
 
 
+_GROUP_ROWS, _GROUP_BYTES = 1 << 17, 64 << 20
+
+
 def _parquet(rows: Rows, out: IO[bytes], seekable: bool) -> int:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema, batches = _named(rows)
     count = 0
+    waiting: list[pa.RecordBatch] = []
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for batch in batches:
-            writer.write_batch(batch)
+            waiting.append(batch)
             count += batch.num_rows
+            # Every batch a row group of its own would be slow to read, and heavy where there are many columns.
+            if sum(b.num_rows for b in waiting) >= _GROUP_ROWS or sum(b.nbytes for b in waiting) >= _GROUP_BYTES:
+                writer.write_table(pa.Table.from_batches(waiting, schema))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting, schema))
     return count
 
 

@@ -53,7 +53,7 @@ def stretches(
     max_step: int | None = None,
     keys: Sequence[str] | None = None,
 ) -> Iterator[pyarrow.Table]:
-    """The cells (key, path_id, row, kind, v, j) of the same rows, in pieces of a bounded size that hold whole rows;
+    """The cells (key, path_id, row, step, kind, v, j) of the same rows, in pieces of a bounded size that hold whole rows;
     pieces follow in order of row, the cells of a piece in any order."""
     connection = sandbox(reader).cursor()
     try:
@@ -74,7 +74,7 @@ def stretches(
         ).fetchall()
         for first, last in evenly(weights):
             span = f"{cells} and row between {first * _BLOCK} and {last * _BLOCK + _BLOCK - 1}"
-            query = f"select key, path_id, row, kind, v, j {span}"
+            query = f"select key, path_id, row, step, kind, v, j {span}"
             yield connection.sql(query, params=params).to_arrow_table()
     finally:
         connection.close()

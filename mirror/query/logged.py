@@ -1,0 +1,287 @@
+"""Logged rows as a table: a row per logged row, a column per key, `_step` first; streamed, with flat memory.
+
+A column has the type that holds all values of its key exactly (kinds.py); a mix of types, lists and media are JSON.
+Nested dictionaries are columns with dotted names. Keys of one spelling that mean different places (`{"a": {"b": 1}}`
+and `{"a.b": 1}`) are columns of their own, the second as `a.b_1`. A null and a missing value are both NULL, but for
+columns of type JSON, where a null is `null`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mirror.errors import NotFoundError
+from mirror.query.export import unique
+from mirror.query.kinds import best_type
+from mirror.query.rows import TABLE, holds, stretches
+from mirror.query.sql import sandbox
+from mirror.records import Stream
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow
+
+    from mirror.store import Reader
+
+    Ints = npt.NDArray[np.int64]
+
+_SLOTS = 1 << 20  # rows times columns that are made at once
+_STEP = ("_step", 0)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A run, and what stands before each of its rows."""
+
+    rid: int
+    values: tuple[str | None, ...] = ()
+
+
+class LoggedRows:
+    """The rows of one stream of some runs, one run after another: a `Rows` of mirror/query/export.py.
+
+    `keys` selects keys (and what is nested in them) and the rows that have any of them; `_step` stays. `names` are
+    the names of the owners' values.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        owners: Sequence[Owner],
+        stream: Stream = "history",
+        keys: Sequence[str] | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
+        self._reader = reader
+        self._owners = owners
+        self._stream = stream
+        self._keys = None if keys is None else [key for key in keys if key != "_step"]
+        self._fixed = len(names)
+        self._places = _catalogue(reader, [owner.rid for owner in owners], stream, self._keys)
+        self.columns = unique([*names, *(_label(*place) for place in self._places)])
+        self.types = ["VARCHAR"] * len(names) + list(self._places.values())
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for batch in self._batches():
+            yield from zip(*(_listed(column) for column in batch), strict=True)
+
+    def batches(self, rows: int = 0) -> pyarrow.RecordBatchReader:
+        import pyarrow as pa
+
+        from mirror.query.table import arrow_type
+
+        kinds = [arrow_type(kind) for kind in self.types]
+        schema = pa.schema(list(zip(self.columns, kinds, strict=True)))
+        made = (pa.RecordBatch.from_arrays(columns, schema=schema) for columns in self._batches())
+        return pa.RecordBatchReader.from_batches(schema, made)
+
+    def texts(self) -> Iterator[str]:
+        """The rows as the JSON texts that were logged, nested as they were; after the owner's values, if there are
+        any, under `row`. Selected rows have `_step` in front."""
+        from mirror.store.cells import rows_as_json
+
+        names = self.columns[: self._fixed]
+        for owner in self._owners:
+            for cells in self._stretches(owner):
+                found = rows_as_json(_spelled(cells))
+                if self._keys is not None:
+                    found = _stepped(found, cells)
+                yield from (_owned(names, owner, text) for text in found) if names else found
+
+    def _stretches(self, owner: Owner) -> Iterator[pyarrow.Table]:
+        return stretches(self._reader, owner.rid, self._stream, keys=self._keys)
+
+    def _batches(self) -> Iterator[list[pyarrow.Array]]:
+        import numpy as np
+
+        rows_at_once = max(_SLOTS // max(len(self.columns), 1), 1)
+        for owner in self._owners:
+            for cells in self._stretches(owner):
+                row = cells.column("row").to_numpy()
+                held = np.unique(row)
+                for start in range(0, len(held), rows_at_once):
+                    part = held[start : start + rows_at_once]
+                    within = cells if len(part) == len(held) else cells.filter((row >= part[0]) & (row <= part[-1]))
+                    yield self._columns(owner, within, part)
+
+    def _columns(self, owner: Owner, cells: pyarrow.Table, held: Ints) -> list[pyarrow.Array]:
+        import numpy as np
+        import pyarrow as pa
+
+        from mirror.query.table import arrow_type
+        from mirror.store.cellform import kind_codes, places
+
+        code, names = places(cells)
+        order = np.argsort(code, kind="stable")
+        cells = cells.take(pa.array(order))
+        at = np.searchsorted(held, cells.column("row").to_numpy())
+        ends = np.cumsum(np.bincount(code, minlength=len(names)))
+        kinds = kind_codes(cells)
+        made: dict[tuple[str, int], pa.Array] = {}
+        for i, name in enumerate(names):
+            if name in self._places:
+                here = slice(ends[i - 1] if i else 0, ends[i])
+                values = cells.slice(here.start, here.stop - here.start)
+                made[name] = _column(values, kinds[here], at[here], len(held), self._places[name])
+        if self._keys is not None and _STEP in self._places:
+            steps = np.zeros(len(held), np.int64)
+            known = cells.column("step").is_valid().to_numpy()
+            steps[at[known]] = cells.column("step").drop_null().to_numpy()
+            has_step = np.zeros(len(held), bool)
+            has_step[at[known]] = True
+            made[_STEP] = pa.array(steps, mask=~has_step)
+        empty = {kind: pa.nulls(len(held), arrow_type(kind)) for kind in set(self._places.values())}
+        fixed = [pa.array([value] * len(held), pa.string()) for value in owner.values]
+        return fixed + [made.get(place, empty[kind]) for place, kind in self._places.items()]
+
+
+def _spelled(cells: pyarrow.Table) -> pyarrow.Table:
+    """The cells with numbers that are none as the strings W&B uses, which every JSON reader takes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from mirror.store.cellform import NONFINITE, kind_codes
+
+    none = pa.array(kind_codes(cells) == NONFINITE)
+    if not pc.any(none).as_py():
+        return cells
+    v = cells.column("v").combine_chunks()
+    words = pc.if_else(pc.is_nan(v), '"NaN"', pc.if_else(pc.greater(v, 0.0), '"Infinity"', '"-Infinity"'))
+    j = pc.if_else(none, words, cells.column("j").combine_chunks())
+    return cells.set_column(cells.schema.get_field_index("j"), "j", j)
+
+
+def _stepped(texts: Iterator[str], cells: pyarrow.Table) -> Iterator[str]:
+    """The texts with the step of their row in front."""
+    import numpy as np
+
+    _, first = np.unique(cells.column("row").to_numpy(), return_index=True)
+    for text, step in zip(texts, cells.column("step").take(first).to_pylist(), strict=True):
+        yield text if step is None else f'{{"_step":{step},{text[1:]}'
+
+
+def _owned(names: Sequence[str], owner: Owner, text: str) -> str:
+    from mirror.store.jsontext import quoted
+
+    parts = (f'"{n}":{"null" if v is None else quoted(v)}' for n, v in zip(names, owner.values, strict=True))
+    return f'{{{",".join(parts)},"row":{text}}}'
+
+
+# -- columns --------------------------------------------------------------------------------------------------
+
+_KINDS = """
+select key, path_id, list(distinct kind), coalesce(bool_or(kind in ('int', 'number') and v is null), false),
+       coalesce(max(strlen(coalesce(j, ''))) filter (where kind = 'int'), 0)
+from {cells} where gen = ? and kind <> 'empty' and {condition} group by all
+"""
+_OF_A_NUMBER = {"int", "number", "nonfinite"}
+_WHOLE = 17  # characters of the longest integer that is kept as a double
+
+
+def _catalogue(
+    reader: Reader, rids: Sequence[int], stream: Stream, keys: Sequence[str] | None
+) -> dict[tuple[str, int], str]:
+    """The places that the rows of some runs have values at, and the type of each: `_step`, other keys of W&B's own,
+    then those of users by name."""
+    kinds: dict[tuple[str, int], set[str]] = {}
+    longest: dict[tuple[str, int], int] = {}
+    condition, params = holds(keys) if keys is not None else ("true", [])
+    connection = sandbox(reader).cursor()
+    try:
+        gens = dict(connection.execute(f"select rid, {stream}_gen from raw.live").fetchall())
+        for rid in rids:
+            if rid not in gens:
+                raise NotFoundError(f"the mirror no longer holds the run with rid `{rid}`: ask again")
+            query = _KINDS.format(cells=reader.relation(TABLE[stream], rid), condition=condition)
+            for key, path_id, found, inexact, digits in connection.execute(query, [gens[rid], *params]).fetchall():
+                place = (key, path_id)
+                here = kinds.setdefault(place, set())
+                here.update(found)
+                if inexact:
+                    here.add("inexact")
+                longest[place] = max(longest.get(place, 0), digits)
+    finally:
+        connection.close()
+    if keys is not None or not kinds:  # a table without any column could not be read
+        kinds[_STEP], longest[_STEP] = {"int"}, 0
+    order = sorted(kinds, key=lambda place: (place != _STEP, not place[0].startswith("_"), place))
+    return {place: _type(kinds[place], longest[place]) for place in order}
+
+
+def _type(kinds: set[str], longest: int) -> str:
+    kinds = kinds - {"null"}
+    inexact = "inexact" in kinds
+    kinds.discard("inexact")
+    if inexact and kinds == {"int"}:
+        return best_type({"long"}, max(longest, _WHOLE))
+    if inexact or not kinds <= _OF_A_NUMBER | {"bool", "string"} or ("string" in kinds and len(kinds) > 1):
+        return "JSON"
+    return best_type(kinds)
+
+
+def _label(key: str, path_id: int) -> str:
+    return key
+
+
+def _column(cells: pyarrow.Table, kinds: Any, at: Ints, rows: int, kind: str) -> pyarrow.Array:
+    """Values of one key as a column of so many rows."""
+    import numpy as np
+    import pyarrow as pa
+
+    from mirror.query.table import arrow_type
+    from mirror.store.cellform import BOOL, INT, NONFINITE
+
+    if kind in ("BIGINT", "DOUBLE", "BOOLEAN"):
+        held = (kinds <= BOOL) | (kinds == NONFINITE)
+        long = cells.column("j").is_valid().to_numpy() & (kinds == INT)
+        plain = held & ~long
+        values = np.zeros(rows, {"BIGINT": np.int64, "DOUBLE": np.float64, "BOOLEAN": bool}[kind])
+        values[at[plain]] = cells.column("v").to_numpy()[plain]
+        if long.any():
+            values[at[long]] = [int(j) for j in cells.column("j").filter(pa.array(long)).to_pylist()]
+        missing = np.ones(rows, bool)
+        missing[at[held]] = False
+        return pa.array(values, mask=missing)
+    filled: list[Any] = [None] * rows
+    for place, value in zip(at.tolist(), _values(cells, kinds, kind), strict=True):
+        filled[place] = value
+    return pa.array(filled, arrow_type(kind))
+
+
+def _values(cells: pyarrow.Table, kinds: Any, kind: str) -> Iterator[Any]:
+    from decimal import Decimal
+
+    from mirror.query.leaves import json_of
+    from mirror.store.cellform import BOOL, INT, NONFINITE, NULL, STRING
+
+    for code, v, j in zip(kinds.tolist(), cells.column("v").to_pylist(), cells.column("j").to_pylist(), strict=True):
+        if code == NULL:
+            yield "null" if kind == "JSON" else None
+        elif kind == "HUGEINT":
+            yield Decimal(j if j is not None else int(v))
+        elif kind == "VARCHAR":
+            yield _string(j) if code == STRING else None
+        elif j is not None and code != NONFINITE:
+            yield j
+        else:
+            yield json_of(int(v) if code == INT else bool(v) if code == BOOL else v)
+
+
+def _string(j: str) -> str:
+    from mirror.store.jsontext import parse_exactly, storable
+
+    return storable(parse_exactly(j))
+
+
+def _listed(column: pyarrow.Array) -> list[Any]:
+    """The values as Python objects, NaN a value like any other."""
+    import pyarrow as pa
+
+    if column.null_count == 0 and not pa.types.is_string(column.type) and not pa.types.is_decimal(column.type):
+        found: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
+        return found
+    values: list[Any] = column.to_pylist()
+    return [int(v) if v is not None else None for v in values] if pa.types.is_decimal(column.type) else values
