@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import mimetypes
 from collections.abc import Callable
 from typing import Any
 
 from graphql import GraphQLResolveInfo
 
 from mirror.errors import AmbiguousError, UsageError
-from mirror.records import Artifact, ArtifactEntry
+from mirror.records import Artifact
 from mirror.server import ids
 from mirror.server.artifacts import PENDING
 from mirror.server.artifacts_drafts import Draft, token_for
 from mirror.server.artifacts_stored import ALIVE, Held, HeldCollection, StoredArtifacts
 from mirror.server.context import Context, ProjectNode, RunNode, context
 from mirror.server.listings import MAX_PAGE
+from mirror.server.resolvers.artifact_files import MAX_FILES, files_page, manifest_node, wire_id
 from mirror.server.shelf import EPOCH
 from mirror.server.wire import connection, paged, wire_time
 
 _NO_TIME = wire_time(EPOCH)
-_MAX_FILES = 10_000
 _ORDERS = {
     "createdat": "created_at",
     "updatedat": "updated_at",
@@ -34,10 +31,6 @@ _ORDERS = {
 
 
 # -- ids --------------------------------------------------------------------------------------------------
-
-
-def wire_id(ctx: Context, source: str, storage_id: str) -> str:
-    return storage_id if source == ctx.home.source else ids.mirrored_run_id(source, storage_id)
 
 
 def find(ctx: Context, artifact_id: str) -> Held | Draft | None:
@@ -103,10 +96,10 @@ def node(found: Held | Draft, info: GraphQLResolveInfo) -> dict[str, Any]:
     }
     if isinstance(found, Held):
         made |= {
-            "currentManifest": _manifest(ctx, found),
-            "files": lambda info, **page: _files(info, found, **page),
-            "filesByManifestEntries": lambda info, entries=None, first=None, after=None, **_: _files(
-                info, found, [e["name"] for e in entries or []], first or _MAX_FILES, after
+            "currentManifest": manifest_node(ctx, found),
+            "files": lambda info, **page: files_page(info, found, **page),
+            "filesByManifestEntries": lambda info, entries=None, first=None, after=None, **_: files_page(
+                info, found, [e["name"] for e in entries or []], first or MAX_FILES, after
             ),
             "usedBy": lambda info, **page: _used_by(info, found, **page),
             "artifactMemberships": lambda info, **_: connection([membership_node(found, info)]),
@@ -237,7 +230,7 @@ def membership_node(found: Held, info: GraphQLResolveInfo) -> dict[str, Any]:
         "aliases": _aliases(found, info),
         "artifact": node(found, info),
         "artifactCollection": sequence_node(artifact, info),
-        "files": lambda info, **page: _files(info, found, **page),
+        "files": lambda info, **page: files_page(info, found, **page),
     }
 
 
@@ -262,67 +255,6 @@ def _type_node(entity: str, project: str, name: str, created_at: Any) -> dict[st
         "artifactCollection": one,
         "artifactSequence": one,
         "artifactCollections": many,
-    }
-
-
-# -- files ------------------------------------------------------------------------------------------------
-
-
-def _manifest(ctx: Context, found: Held) -> dict[str, Any]:
-    artifact_id = wire_id(ctx, found.artifact.key.source, found.artifact.key.storage_id)
-    return {
-        "id": ids.encode("ArtifactManifest", artifact_id),
-        "digest": found.artifact.digest,
-        "file": {
-            "id": ids.encode("ArtifactManifestFile", artifact_id),
-            "name": "wandb_manifest.json",
-            "displayName": "wandb_manifest.json",
-            "sizeBytes": 0,
-            "directUrl": ctx.link(f"/artifact-manifests/{artifact_id}", sign="GET"),
-        },
-    }
-
-
-def _files(
-    info: GraphQLResolveInfo,
-    found: Held,
-    names: list[str] | None = None,
-    first: int | None = None,
-    after: str | None = None,
-) -> dict[str, Any]:
-    """Entries in the order of their paths: references, too, since clients download what is listed here."""
-    ctx = context(info)
-    start = ids.decode(after, "Entry", 1) if after else [None]
-    if start is None:
-        raise UsageError(f"`{(after or '')[:100]}` is no cursor of this server: start again without `after`")
-    first = 50 if first is None else min(max(0, first), _MAX_FILES)
-    listed = ctx.artifacts.stored.entries(found, names=names, after=start[0], limit=first + 1)
-    page = listed[:first]
-    nodes = [_file(ctx, found.artifact, entry) for entry in page]
-    made = connection(nodes, [ids.encode("Entry", e.path) for e in page], more=len(listed) > first)
-    return made | {"totalCount": len(page) if names is not None else found.artifact.file_count}
-
-
-def _file(ctx: Context, artifact: Artifact, entry: ArtifactEntry) -> dict[str, Any]:
-    key, name = artifact.key, entry.path.rsplit("/", 1)[-1]
-    try:
-        md5 = base64.b64decode(entry.digest or "", validate=True).hex() or "none"
-    except (ValueError, binascii.Error):
-        md5 = "none"
-    place = f"{key.entity}/{key.project}/{artifact.collection}/{wire_id(ctx, key.source, key.storage_id)}"
-    url = entry.ref or ctx.link(f"/artifactsV2/default/{place}/{md5}/{name}")
-    return {
-        "id": ids.encode("ArtifactFile", key.storage_id, entry.path),
-        "name": entry.path,
-        "displayName": entry.path,
-        "url": url,
-        "directUrl": ctx.link(f"/artifact-bytes/{entry.sha256}/{name}", sign="GET") if entry.sha256 else url,
-        "sizeBytes": entry.size or 0,
-        "storagePath": None,
-        "mimetype": mimetypes.guess_type(name)[0],
-        "md5": None if entry.ref else entry.digest,
-        "digest": entry.digest,
-        "updatedAt": wire_time(artifact.created_at),
     }
 
 
