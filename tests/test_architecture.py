@@ -18,8 +18,9 @@ ALLOWED = {
     "objects": {"query", "store", "wandb"},  # wandb/ for Api(online=True) alone
     "server": {"query", "store"},
     "api": {"query", "store"},
+    "filters": {"query"},
     "demo": {"api", "query", "store"},
-    "cli": {"sources", "sync", "store", "query", "objects", "server", "api", "demo"},
+    "cli": {"sources", "sync", "store", "query", "objects", "server", "api", "filters", "demo"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

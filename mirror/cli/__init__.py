@@ -16,6 +16,7 @@ _COMMANDS = {
     "runs": ("runs", "List runs, filtered and ordered as in wandb.Api()."),
     "diff": ("diff", "Show what differs between runs: attributes, config, summary."),
     "export": ("export", "Write histories, configs, summaries, ... to files: CSV, Parquet, JSON lines."),
+    "translate": ("translate", "Print a filter of wandb.Api().runs as SQL."),
     "query": ("query", "Run a saved query: leaderboard, learning curves, ..."),
     "status": ("status", "Say what is mirrored, how fresh and how complete."),
     "serve": ("serve", "Serve the mirror to W&B's SDK: unchanged scripts read from it and log into it."),

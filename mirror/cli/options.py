@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from mirror.errors import UsageError
 
 root_option = click.option(
     "--mirror",
@@ -37,3 +40,15 @@ source_option = click.option(
     metavar="HOST",
     help="Only runs mirrored from this host, e.g. api.wandb.ai, for paths that two sources share.",
 )
+
+
+def filter_text(given: str) -> str:
+    """A filter as it is given on a command line: JSON, @FILE or - for stdin."""
+    if given == "-":
+        return sys.stdin.read()
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"cannot read the filter `{given}`: {e}") from e

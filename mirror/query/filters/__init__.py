@@ -12,24 +12,57 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, overload
 
+from mirror.errors import UsageError
 from mirror.query.filters.parse import Filter, FilterError, parse
 
 __all__ = ["Filter", "FilterError", "order_sql", "parse", "to_sql"]
 
+Source: TypeAlias = "Filter | Mapping[str, Any] | str | None"
 
-def to_sql(filter: Filter | Mapping[str, Any] | str | None) -> str:
+
+@overload
+def to_sql(
+    filter: Source, dialect: str = "duckdb", params: Literal[False] = False, *, server_compat: bool = False
+) -> str: ...
+
+
+@overload
+def to_sql(
+    filter: Source, dialect: str = "duckdb", *, params: Literal[True], server_compat: bool = False
+) -> tuple[str, list[str | float]]: ...
+
+
+def to_sql(
+    filter: Source, dialect: str = "duckdb", params: bool = False, *, server_compat: bool = False
+) -> str | tuple[str, list[str | float]]:
     """A boolean SQL expression for `select ... from runs where <it>`; the FROM item must be named `runs`.
 
-    `filter` is JSON text, a dict, or None for no filter. Raises FilterError, which names the field, the
-    operator and what is wrong; a `UserWarning` tells of names that W&B's own server would refuse.
+    `filter` is JSON text, a dict, or None for no filter. `params` gives (sql, values) with $1, $2, ... where values
+    stand. Other dialects (spark, trino, postgres, bigquery) read the tables `runs`, `config` and `summary` of a copy.
+    `server_compat` refuses what W&B's server does not take.
+    Raises FilterError, which names the field, the operator and what is wrong; a `UserWarning` tells of names that
+    W&B's own server would refuse.
     """
-    from mirror.query.filters.compile import compiled
-    from mirror.query.filters.sql import written
+    from mirror.query.filters.sql import parametrised, written
 
-    parsed = filter if isinstance(filter, Filter) else _warned(parse(filter))
-    return written(compiled(parsed.node))
+    parsed = filter if isinstance(filter, Filter) else _warned(parse(filter, server_compat=server_compat))
+    if dialect != "duckdb":
+        from mirror.query.filters.portable import NOTICE, asks_documents, portable
+
+        if params:
+            raise UsageError(f"parameters are for the dialect duckdb, not for `{dialect}`: leave out params")
+        found = portable(parsed.node, dialect)
+        if asks_documents(parsed.node):
+            warnings.warn(NOTICE.format(dialect), stacklevel=2)
+        return written(found, dialect)
+    from mirror.query.filters.compile import compiled
+
+    if not params:
+        return written(compiled(parsed.node))
+    expression, values = parametrised(compiled(parsed.node))
+    return written(expression), values
 
 
 def order_sql(order: str | None = None) -> str:

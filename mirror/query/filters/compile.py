@@ -57,7 +57,7 @@ from mirror.query.filters.tree import (
 from mirror.query.filters.values import ARRAY, Value, allows_missing, branches, holds, on_text
 from mirror.query.filters.values import Node as StoredNode
 
-__all__ = ["RUNS", "attribute_sql", "compiled", "pointer", "readings"]
+__all__ = ["RUNS", "attribute_sql", "compiled", "period_of", "pointer", "readings"]
 
 RUNS = "runs"
 _MOST_PARTS = 6  # of a dotted name of which every dot may belong to a name
@@ -184,16 +184,17 @@ def _time(value: Expr, condition: Condition) -> Expr:
         return FALSE.copy()
     if condition.operator == "$eq":
         return _within(value, condition.value)
-    return compared(value, condition.operator, _moment(_period(condition.value)[0]))
+    return compared(value, condition.operator, _moment(period_of(condition.value)[0]))
 
 
 def _within(value: Expr, date: str) -> Expr:
     """Equality with a date means any moment of it: `2025-01-31` is that day, a full second that second."""
-    start, end = _period(date)
+    start, end = period_of(date)
     return both([compared(value, "$gte", _moment(start)), compared(value.copy(), "$lt", _moment(end))])
 
 
-def _period(date: str) -> tuple[datetime, datetime]:
+def period_of(date: str) -> tuple[datetime, datetime]:
+    """The first moment of a date that the parser let through, and the first after it."""
     found = period(date)
     if found is None:  # the parser lets no other through
         raise ValueError(date)

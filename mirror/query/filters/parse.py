@@ -33,6 +33,8 @@ from mirror.query.filters.tree import (
 )
 
 MAX_DEPTH, MAX_NODES, MAX_VALUES, MAX_TEXT = 64, 5000, 10_000, 1_000_000
+MAX_ELEMENTS = 4
+"""`$elemMatch` inside one another: each may double the SQL."""
 _LONGEST_INTEGER = 13_000  # bits, about as many as Python writes out
 
 COMPARISONS = ("$eq", "$gt", "$gte", "$lt", "$lte")
@@ -240,6 +242,8 @@ class _Parser:
         at = f"{place} $elemMatch"
         if not isinstance(operand, Mapping):
             raise FilterError(f"{at}: needs an object of conditions on an element, got {_name(operand)}")
+        if at.count("$elemMatch") > MAX_ELEMENTS:
+            raise FilterError(f"{at[:200]}: more than {MAX_ELEMENTS} $elemMatch inside one another")
         first = next(iter(operand), "")
         if isinstance(first, str) and first.startswith("$") and first not in ("$and", "$or", "$nor"):
             value = And(tuple(self._operators(Inner(()), operand, at, depth + 1)))

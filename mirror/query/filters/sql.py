@@ -138,7 +138,8 @@ def negated(part: Expr) -> Expr:
 
 
 def written(expression: Expr, dialect: str = "duckdb") -> str:
-    return str(expression.sql(dialect=dialect))
+    """SQL text; the expression is used up, some dialects rewrite it."""
+    return str(expression.sql(dialect=dialect, copy=False))
 
 
 def is_null(value: Expr) -> Expr:
