@@ -108,7 +108,7 @@ class Proxy(Liar):
         body: Any = answer.content
         if request.path == "/graphql" and answer.ok:
             body = self.after(request, answer.json())
-        kept = {k: v for k, v in answer.headers.items() if k.lower() in ("location", "x-mirror-store-id")}
+        kept = {k: v for k, v in answer.headers.items() if k.lower() in ("location", "mirror-store")}
         return body if isinstance(body, Answer) else Answer(answer.status_code, body, kept)
 
 

@@ -157,10 +157,7 @@ class Server:
             user_email=request.headers.get("x-wandb-user-email") or "",
             user_agent=request.headers.get("user-agent") or "",
         )
-        response = await run_in_threadpool(self._graphql, query, variables, name, context)
-        if authorized:  # `mirror sync` refuses to pull from the mirror it writes to
-            response.headers["X-Mirror-Store-Id"] = self.home.store_id
-        return response
+        return await run_in_threadpool(self._graphql, query, variables, name, context)
 
     def _graphql(self, query: str, variables: dict[str, Any] | None, name: str | None, context: Context) -> Response:
         document = self._documents.get(query)

@@ -144,7 +144,7 @@ class Transport:
         body = orjson.dumps({"query": query, "variables": variables})
 
         def answer(status: int, text: bytes, headers: Any) -> tuple[dict[str, Any], int]:
-            self.store_id = headers.get("X-Mirror-Store-Id", self.store_id)
+            self.store_id = headers.get("Mirror-Store", self.store_id)
             return self._data(status, text, headers), len(text)
 
         return self._retrying("POST", url, body, patience, answer, limit)
