@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from mirror.errors import UsageError
+from mirror.memory import give_back
 from mirror.server.app import Server
 from mirror.server.auth import Hosts, find_key
 from mirror.server.blobs import remove_leftovers
@@ -34,6 +35,7 @@ def serve(
 
     `export_after`: seconds between a run's end and its history export; None for no exports.
     """
+    give_back()
     bound = _bind(host, port)
     try:
         home = Home(root, read_only=read_only, crash_after=crash_after, entity=entity)

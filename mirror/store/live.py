@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SpoolStream = Literal["history", "system", "logs"]
 STREAMS: tuple[SpoolStream, ...] = ("history", "system", "logs")
 _GONE = ".gone"
-_DRAIN_ROWS = 10_000
+_PART_CHARS = 2 << 20  # of lines that are made cells at once; parsed they take many times as much
 
 
 @dataclass
@@ -246,7 +246,7 @@ class Spool:
         for stream in streams:
             count, held = sealed.counts[stream], writer.state(run.key, stream).rows
             lines = islice(read_lines(folder, stream, held), max(0, count - held))
-            while part := list(islice(lines, _DRAIN_ROWS)):
+            for part in _parts(lines):
                 writer.append(run.key, stream, part)
             writer.publish(run.key, stream, Fetched(stream, "serve", asked=count, got=count, total=count))
         if final:
@@ -280,6 +280,19 @@ class Spool:
                 if state.fd is not None:
                     os.close(state.fd)
                     state.fd = None
+
+
+def _parts(lines: Iterator[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    size = 0
+    for line in lines:
+        part.append(line)
+        size += len(line)
+        if size > _PART_CHARS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _append(fd: int, data: bytes) -> None:
