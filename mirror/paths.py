@@ -4,6 +4,7 @@ team                              an entity
 team/project                      a project
 team/project/1a2b3c4d             a run; also team/project/runs/1a2b3c4d and team/project:1a2b3c4d
 project:1a2b3c4d                  a run of the default entity; also project/runs/1a2b3c4d
+./wandb, file:wandb, x.wandb        files and folders of this machine (`local_path`)
 https://wandb.ai/team/project/..  what a browser shows, on wandb.ai, forge.coreweave.com/wandb or a server
                                   of one's own; the host becomes the base URL
 """
@@ -11,6 +12,7 @@ https://wandb.ai/team/project/..  what a browser shows, on wandb.ai, forge.corew
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -73,6 +75,26 @@ def parse(
     url = _as_url(text)
     path = _from_url(url, given, base_url) if url is not None else _from_parts(text, given, want)
     return replace(path, entity=path.entity or entity, project=path.project or project)
+
+
+def local_path(text: str) -> Path | None:
+    """The file or folder of this machine that a text names; None if it is a path on a server.
+
+    Local are `file:PATH`, what begins with `/`, `./`, `../` or `~`, and the names of logs (`x.wandb`). A bare name is
+    an entity, even if there is a folder of that name. Raises UsageError.
+    """
+    if text.startswith("file://"):
+        url = urlsplit(text)
+        if url.netloc not in ("", "localhost"):
+            raise UsageError(f"`{text}` is on another machine: write file:///path or file:path")
+        return Path(unquote(url.path))
+    if text.startswith("file:"):
+        if not text[5:]:
+            raise UsageError("`file:` names no folder: write file:PATH")
+        return Path(text[5:])
+    if text in (".", "..") or text.startswith(("/", "./", "../", "~")) or text.endswith(".wandb"):
+        return Path(text)
+    return None
 
 
 def _as_url(text: str) -> SplitResult | None:

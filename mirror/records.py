@@ -96,12 +96,14 @@ class ListedRun:
 @dataclass(frozen=True)
 class Listing:
     """The runs of a project. `project` is None if it does not exist or is closed to the key. `complete` is
-    True if the source counts exactly as many runs as came; `note` says why not."""
+    True if the source counts exactly as many runs as came; `note` says why not. `everything` is False for sources
+    that never know all runs of a project (a folder): runs that they do not list are not gone."""
 
     project: Project | None
     runs: Sequence[ListedRun] = ()
     complete: bool = False
     note: str | None = None
+    everything: bool = True
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     help="Rows of history to ask for at once; pages that fail or are too long are made smaller by themselves.",
 )
 @click.option("--full", is_flag=True, help="Look at every run again, also at those whose listing did not change.")
+@click.option("--entity", metavar="NAME", help="For local run folders: the entity of their runs, whatever they say.")
+@click.option("--project", metavar="NAME", help="For local run folders: the project of their runs.")
+@click.option("--include-online", is_flag=True, help="For local folders: read the logs of online runs, too.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched; writes nothing.")
 @click.option("--accept-deletions", is_flag=True, help="Believe it when more than 10 % of a project's runs are gone.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -47,6 +50,9 @@ def command(
     workers: int,
     page_size: int,
     full: bool,
+    entity: str | None,
+    project: str | None,
+    include_online: bool,
     dry_run: bool,
     accept_deletions: bool,
     quiet: bool,
@@ -56,6 +62,10 @@ def command(
 
     PATH is an entity, entity/project, entity/project/run or a URL; several may be given. The API key is
     taken from WANDB_API_KEY or from netrc, where `wandb login` puts it. Nothing is ever written to W&B.
+
+    PATH may also be what the SDK left on this machine: a folder of run folders, a run folder or a `.wandb` log,
+    written with a leading `./`, `/`, `~` or `file:`. Logs that are still written or were torn by a crash are
+    read as far as they are whole; the next sync goes on from there.
 
     Interrupted or failed syncs go on where they stopped when the command is run again. The exit code is 1 if
     anything is missing from the mirror that should be there, and what it is is listed; 2 for a wrong call.
@@ -67,28 +77,57 @@ def command(
       mirror sync my-team/my-project my-team/other     two projects
       mirror sync my-team/my-project/1a2b3c4d          one run
       mirror sync https://wandb.ai/my-team/my-project/runs/1a2b3c4d
+      mirror sync ./wandb                              offline runs of this machine
       mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
     """
     from mirror.cli.progress import watching
     from mirror.memory import give_back
+    from mirror.paths import local_path
     from mirror.sync.project import Options
-    from mirror.sync.session import Session, targets
+    from mirror.sync.session import Result, Session, targets
 
     give_back()
-    servers = targets(paths, base_url, os.environ)
+    folders = [folder for path in paths if (folder := local_path(path)) is not None]
+    if not folders and (entity or project or include_online):
+        raise click.UsageError("--entity, --project and --include-online are for local run folders")
+    servers = targets([path for path in paths if local_path(path) is None], base_url, os.environ)
     options = Options(workers, page_size, full, accept_deletions)
     stop = threading.Event()
+    notices: list[str] = []
     began = time.monotonic()
     with _stopping(stop), watching(quiet=quiet, verbose=verbose) as progress:
-        session = Session(root, options, progress=progress, stop=stop)
         planned: list[Planned] = []
-        if dry_run:
-            planned, result = session.plan(servers)
-        else:
-            result = session.sync(servers)
+        result = Result()
+        if servers:
+            session = Session(root, options, progress=progress, stop=stop)
+            if dry_run:
+                planned, result = session.plan(servers)
+            else:
+                result = session.sync(servers)
+        if folders and not stop.is_set():
+            from mirror.sources.offline.source import OfflineSource
+            from mirror.sync.folders import plan_folders, sync_folders
+
+            source = OfflineSource(
+                folders,
+                entity=entity,
+                project=project,
+                default_entity=os.environ.get("WANDB_ENTITY"),
+                online=include_online,
+            )
+            if dry_run:
+                more, found = plan_folders(root, source, options)
+                planned += more
+            else:
+                found = sync_folders(root, source, options, progress=progress, stop=stop)
+            result.outcomes += found.outcomes
+            result.errors += found.errors
+            notices = source.notices
     if dry_run:
         _show_plan(planned)
     _show_errors(result, quiet)
+    for notice in () if quiet else notices:
+        click.echo(safe(f"Note: {notice}"), err=True)
     if stop.is_set():
         click.echo("Interrupted. What was fetched is kept; run the same command again to go on.", err=True)
     elif result.outcomes and not quiet:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol, TypeAlias
 
-from mirror.records import Fetched, FileEntry, ListedRun, Listing, Project, Run, RunKey
+from mirror.records import Fetched, FileEntry, Item, ListedRun, Listing, Project, Run, RunKey, Stream
+from mirror.wandb.transport import Traffic
 
 
 def _never(row: str) -> bool:
@@ -72,26 +74,45 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Restart:
-    """The rows that follow make a new generation of the history: what is held is not their beginning."""
+class Items:
+    """Artifacts and other things of a project that a run names."""
 
     key: RunKey
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True)
+class ConsoleLines:
+    """Console lines (number, time, level, text) that follow those that are held, or with `restart` replace them."""
+
+    key: RunKey
+    lines: Sequence[tuple[int, datetime | None, str | None, str]]
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Restart:
+    """The rows that follow make a new generation of a stream: what is held is not their beginning."""
+
+    key: RunKey
+    stream: Stream = "history"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Logged rows of the history, as JSON texts. `paged` if the source gave them out by ranges of steps, so
+    """Rows of a stream, as JSON texts. `paged` if the source gave them out by ranges of steps, so
     that their order is by step and only then as logged. `string_is_nonfinite` is for `cells.decode`."""
 
     key: RunKey
     rows: Sequence[str]
     paged: bool = False
     string_is_nonfinite: Callable[[str], bool] | None = field(default=None, compare=False)
+    stream: Stream = "history"
 
 
 @dataclass(frozen=True)
 class HistoryRead:
-    """The history was read to its end."""
+    """The history, or the stream that `fetched` names, was read to its end."""
 
     key: RunKey
     fetched: Fetched
@@ -126,7 +147,9 @@ class Finished:
     gone: bool = False
 
 
-Step: TypeAlias = Document | Manifest | Restart | Rows | HistoryRead | SystemMetrics | Trouble | Finished
+Step: TypeAlias = (
+    Document | Manifest | Items | ConsoleLines | Restart | Rows | HistoryRead | SystemMetrics | Trouble | Finished
+)
 
 
 class Source(Protocol):
@@ -134,6 +157,11 @@ class Source(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was asked and read so far."""
+        ...
 
     def projects(self, entity: str) -> Iterable[Project]:
         """The projects of an entity that one may see."""

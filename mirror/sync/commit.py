@@ -9,9 +9,11 @@ from datetime import datetime
 from mirror.errors import SourceError
 from mirror.records import Failure, RunKey
 from mirror.sources.protocol import (
+    ConsoleLines,
     Document,
     Finished,
     HistoryRead,
+    Items,
     Manifest,
     Restart,
     Rows,
@@ -66,15 +68,22 @@ class Committer:
                 run.troubles.setdefault(step.stage, step.error)
             case Finished():
                 self._finish(step, run)
+            case Items():
+                for item in step.items:
+                    self._writer.put_item(item)
+            case ConsoleLines():
+                self._writer.put_logs(step.key, step.lines, restart=step.restart)
+                run.changed |= self._writer.is_changed(step.key)
             case _ if "history" in run.troubles and not isinstance(step, SystemMetrics):
                 pass  # what follows rows that could not be read must not look as if they were there
             case Restart():
-                self._writer.begin(step.key, "history")
+                self._writer.begin(step.key, step.stream)
             case Rows():
                 self._append(step, cells, run)
             case HistoryRead():
-                note = _BY_STEP if run.by_step else step.fetched.note
-                self._writer.publish(step.key, "history", replace(step.fetched, note=note))
+                stream = step.fetched.stream
+                note = _BY_STEP if run.by_step and stream == "history" else step.fetched.note
+                self._writer.publish(step.key, stream, replace(step.fetched, note=note))
                 run.changed |= self._writer.is_changed(step.key)
             case SystemMetrics():
                 self._system(step)
@@ -84,10 +93,10 @@ class Committer:
         if isinstance(cells, SourceError):
             run.troubles["history"] = str(cells)
         elif cells is not None:
-            self._writer.append(step.key, "history", cells.cells)
+            self._writer.append(step.key, step.stream, cells.cells)
             run.by_step |= cells.by_step
             run.changed = True
-            self.rows += len(step.rows)
+            self.rows += len(step.rows) if step.stream == "history" else 0
 
     def _system(self, step: SystemMetrics) -> None:
         """Replace what is held if all came, else keep every distinct row that ever came."""

@@ -105,7 +105,7 @@ def make_plan(
         rechecked=[replace(w, glance=not (full or named)) for w in unchanged[:again]],
         unchanged=len(unchanged) - again,
         waiting=waiting,
-        gone=[] if named else [k for k in live if k.key.storage_id not in listed_ids],
+        gone=[] if named or not listing.everything else [k for k in live if k.key.storage_id not in listed_ids],
         back=[k for w in unchanged[again:] if (k := known[w.key.storage_id]).missing],
         held=len(live),
     )

@@ -1,0 +1,72 @@
+"""A sync from run folders on disk: like one from a server, project by project, but nothing in it is ever gone."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from mirror.errors import LockedError, SourceError
+from mirror.records import Project
+from mirror.sources.offline.source import OfflineSource
+from mirror.store import Writer
+from mirror.store.catalog import now, peek
+from mirror.sync.plan import make_plan
+from mirror.sync.progress import Progress
+from mirror.sync.project import Options, Outcome, sync_project
+from mirror.sync.quarantine import Quarantine
+from mirror.sync.session import Planned, Result
+
+_READERS = 2
+"""Reading logs is work for a processor; more threads than that only take turns."""
+
+
+def sync_folders(
+    root: Path, source: OfflineSource, options: Options, *, progress: Progress, stop: threading.Event
+) -> Result:
+    """Bring the runs of a source's logs up to date. What cannot be read does not stop the others."""
+    result = Result(errors=list(source.errors))
+    places = source.places()
+    if not places:
+        return result
+    with Writer(root) as writer:
+        for place in places:
+            if stop.is_set():
+                break
+            try:
+                result.outcomes.append(_sync(writer, source, place, options, progress, stop))
+            except (LockedError, SourceError) as e:
+                result.errors.append(str(e))
+    return result
+
+
+def _sync(
+    writer: Writer, source: OfflineSource, place: Project, options: Options, progress: Progress, stop: threading.Event
+) -> Outcome:
+    began, read = now(), source.traffic.bytes
+    return sync_project(
+        source,
+        writer,
+        source.listing(place.entity, place.name),
+        options=replace(options, workers=min(options.workers, _READERS)),
+        progress=progress,
+        stop=stop,
+        started_at=began,
+        asked_before=(0, read),
+    )
+
+
+def plan_folders(root: Path, source: OfflineSource, options: Options) -> tuple[list[Planned], Result]:
+    """What `sync_folders` would do. Writes nothing; the mirror need not exist."""
+    planned = []
+    catalog = peek(root)
+    for place in source.places():
+        who = (place.source, place.entity, place.name)
+        known, failures = {}, []
+        if catalog is not None:
+            known, failures = catalog.known(*who), catalog.quarantined(*who)
+        listing = source.listing(place.entity, place.name)
+        planned.append(Planned(place, make_plan(listing, known, Quarantine(failures), now=now(), full=options.full)))
+    if catalog is not None:
+        catalog.close()
+    return planned, Result(errors=list(source.errors))
