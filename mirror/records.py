@@ -286,6 +286,7 @@ class SyncReport:
     runs_changed: int = 0
     runs_gone: int = 0
     runs_failed: int = 0
+    items_changed: int = 0
     rows: int = 0
     requests: int = 0
     bytes: int = 0

@@ -291,6 +291,7 @@ create table sync_log (                -- One row per sync that changed somethin
   runs_changed  bigint not null,       -- runs whose documents or rows changed
   runs_gone     bigint not null,       -- runs found deleted at the source
   runs_failed   bigint not null,       -- runs put into quarantine
+  items_changed bigint,                -- sweeps, artifacts and reports that are new, changed or gone
   rows          bigint not null,       -- rows written
   requests      bigint not null,       -- requests asked of the source
   bytes         bigint not null,       -- bytes received

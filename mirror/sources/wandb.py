@@ -61,7 +61,7 @@ class WandbSource:
         self._page_rows = page_rows
         self._runs_per_request = Batch(25, 50)
         self._histories_per_request = Batch(50, 50)
-        self._downloads = Pool(downloads, "download")
+        self.downloads = Pool(downloads, "download")
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ class WandbSource:
         return self.client.transport.store_id
 
     def close(self) -> None:
-        self._downloads.close()
+        self.downloads.close()
         self.client.transport.close()
 
     # -- what there is ------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class WandbSource:
         if entry is None or version == held:
             return None
         url = manifest.download_urls[METADATA_FILE]
-        return self._downloads.submit(self.client.transport.download, url, limit=_METADATA_LIMIT)
+        return self.downloads.submit(self.client.transport.download, url, limit=_METADATA_LIMIT)
 
     def _documents(self, reader: RunReader, metadata: Future[bytes | None] | None) -> Iterator[Step]:
         run = reader.run

@@ -41,28 +41,38 @@ _MOST_NODES = 100_000
 
 @dataclass(frozen=True)
 class KnownItem:
-    """What the catalog knows of an item. `digest` changes with everything but its entries and uses."""
+    """What the catalog knows of an item. `digest` changes with everything but its entries and uses; `has_entries`
+    is about an artifact's manifest."""
 
     rid: int
     key: ItemKey
     digest: str
     missing: int
     deleted: bool
+    has_entries: bool
 
 
 class Items:
-    """The items that one writing session puts. Everything goes into the writer's batch."""
+    """The items that one writing session puts. Everything goes into the writer's batch. `changed` counts versions."""
 
     def __init__(self, catalog: Catalog, committer: Committer, reserve_rid: Callable[[], int]) -> None:
         self._catalog = catalog
         self._committer = committer
         self._reserve_rid = reserve_rid
         self._open: dict[tuple[str, str, str], tuple[ItemIdentity, dict[str, Any] | None]] = {}
+        self.changed = 0
 
     def known(self, kind: str, source: str, entity: str, project: str) -> dict[str, KnownItem]:
         """A project's items of one kind by storage id, as they are committed."""
         return {
-            i.key.storage_id: KnownItem(i.rid, i.key, i.digest, i.missing, i.deleted_at is not None)
+            i.key.storage_id: KnownItem(
+                i.rid,
+                i.key,
+                i.digest,
+                i.missing,
+                i.deleted_at is not None,
+                i.entries_gen > 0 and i.entries_digest != "",
+            )
             for i in self._catalog.project_items(kind, source, entity, project)
         }
 
@@ -120,6 +130,7 @@ class Items:
 
     def _write(self, identity: ItemIdentity, row: dict[str, Any], batch: Batch) -> None:
         """The next version of an item."""
+        self.changed += 1
         batch.superseded[identity.kind] = batch.superseded.get(identity.kind, 0) + (identity.gen > 0)
         new = replace(identity, gen=identity.gen + 1)
         row |= {

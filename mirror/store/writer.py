@@ -180,6 +180,11 @@ class Writer:
         """The project's sweeps, artifact_collections, artifacts or reports (`kind`) by storage id, as committed."""
         return self._items.known(kind, source, entity, project)
 
+    @property
+    def changed_items(self) -> int:
+        """How many new versions of items were put so far."""
+        return self._items.changed
+
     # -- putting records ----------------------------------------------------------------------------------
 
     def put_project(self, project: Project) -> None:
@@ -426,7 +431,7 @@ class Writer:
         self._batch.later.append(
             lambda: self.catalog.checked_project(r.source, r.entity, r.project, r.finished_at, r.outcome, r.message)
         )
-        if r.outcome != "ok" or r.runs_new + r.runs_changed + r.runs_gone + r.runs_failed:
+        if r.outcome != "ok" or r.runs_new + r.runs_changed + r.runs_gone + r.runs_failed + r.items_changed:
             self._put_row("sync_log", {n: getattr(r, n) for n in tables()["sync_log"].names})
 
     def commit(self) -> None:

@@ -15,14 +15,13 @@ from mirror.store import Writer
 from mirror.store.catalog import Known, now
 from mirror.sync.commit import Committer
 from mirror.sync.feed import Feed
+from mirror.sync.items import KINDS, SEEN_GONE, ItemsOutcome, sync_items
 from mirror.sync.plan import Plan, make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.quarantine import Quarantine
 
 MOST_GONE = 0.1
 """If a larger part of a project's runs is gone, somebody has to say that this is meant."""
-_SEEN_GONE = 2
-"""A run is called deleted when so many complete listings in a row lacked it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class _Gone:
 
 
 def sync_project(
-    source: WandbSource,
+    source: Source,
     writer: Writer,
     listing: Listing,
     *,
@@ -92,7 +91,11 @@ def sync_project(
             for back in plan.back:
                 writer.set_fingerprint(back.key, back.fingerprint, checked_at=back.checked_at)
             gone = _note_gone(writer, plan, listing, quarantine, options.accept_deletions)
-        messages = [*gone.messages, *_unlisted(named, listing)]
+        items = ItemsOutcome()
+        if error is None and not interrupted and named is None and isinstance(source, WandbSource):
+            # Other sources hand these over with the runs that name them.
+            items = sync_items(source, writer, project, KINDS, stop)
+        messages = [*gone.messages, *_unlisted(named, listing), *items.messages]
         if error is not None:
             messages.append(str(error))
         partial = committer.failures or plan.waiting or gone.refused or len(messages) > len(gone.messages)
@@ -108,6 +111,7 @@ def sync_project(
             runs_changed=len(committer.changed - {w.key.storage_id for w in plan.new}),
             runs_gone=gone.deleted,
             runs_failed=len({f.key.storage_id for f in committer.failures}),
+            items_changed=items.changed + items.gone,
             rows=committer.rows,
             requests=source.traffic.requests - asked_before[0],
             bytes=source.traffic.bytes - asked_before[1],
@@ -152,7 +156,7 @@ def _note_gone(writer: Writer, plan: Plan, listing: Listing, quarantine: Quarant
             f"{len(plan.gone)} runs were not listed, and are kept as they are: {listing.note or 'no count'}"
         )
         return gone
-    confirmed = [k for k in plan.gone if writer.missed(k.key) >= _SEEN_GONE]
+    confirmed = [k for k in plan.gone if writer.missed(k.key) >= SEEN_GONE]
     gone.missing = len(plan.gone) - len(confirmed)
     if len(confirmed) > MOST_GONE * plan.held and not accept_deletions:
         gone.refused = True
@@ -185,7 +189,7 @@ def _unlisted(named: Sequence[str] | None, listing: Listing) -> list[str]:
     ]
 
 
-def unreachable(source: WandbSource, project: Project, message: str, started_at: datetime) -> Outcome:
+def unreachable(source: Source, project: Project, message: str, started_at: datetime) -> Outcome:
     """The outcome of a project that could not be read at all; nothing that is held of it changes."""
     report = SyncReport(
         source=source.name,

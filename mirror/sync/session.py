@@ -114,6 +114,8 @@ class Session:
                     break
                 except SourceError as e:
                     result.errors.append(str(e))
+            if self._writer is not None and not self.stop.is_set():
+                self._writer.compact()
         return result
 
     def _open(self, stack: ExitStack) -> Writer:
@@ -169,7 +171,6 @@ class Session:
         if self._writer is not None and self._writer.known(project.source, project.entity, project.name):
             self._writer.log_sync(outcome.report)
             self._writer.commit()
-            self._writer.compact()
 
     # -- only planning it ---------------------------------------------------------------------------------
 
