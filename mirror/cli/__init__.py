@@ -17,6 +17,7 @@ _COMMANDS = {
     "diff": ("diff", "Show what differs between runs: attributes, config, summary."),
     "export": ("export", "Write histories, configs, summaries, ... to files: CSV, Parquet, JSON lines."),
     "translate": ("translate", "Print a filter of wandb.Api().runs as SQL."),
+    "plot": ("plot", "Plot a metric over runs, on the terminal or as a picture."),
     "query": ("query", "Run a saved query: leaderboard, learning curves, ..."),
     "status": ("status", "Say what is mirrored, how fresh and how complete."),
     "serve": ("serve", "Serve the mirror to W&B's SDK: unchanged scripts read from it and log into it."),

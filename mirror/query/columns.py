@@ -101,7 +101,7 @@ def _document(name: str) -> Expr:
     from mirror.query.filters.sql import call, column, text
 
     root, dot, key = name.partition(".")
-    places = [(key,)] if dot else [()]
+    places: list[tuple[str, ...]] = [(key,)] if dot else [()]
     if "" not in (parts := key.split(".")) and len(parts) <= MAX_PARTS:
         field, _ = resolve(name)
         places += [place for place in readings(getattr(field, "parts", ())) if place not in places]

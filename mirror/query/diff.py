@@ -79,33 +79,24 @@ def table(lines: Sequence[Line], names: Sequence[str], *, for_people: bool) -> T
     For people values are bare and a missing one is empty; for programs values are JSON (null where a run has a null
     AND where it has nothing), and the column `missing` lists the runs that have nothing."""
     runs = range(len(names))
+    rows: list[list[Any]] = []
+    for line in lines:
+        if for_people:
+            rows.append([line.key, *(shown(line.values[i]) if i in line.values else None for i in runs)])
+            continue
+        values = (json_of(line.values[i]) if i in line.values else None for i in runs)
+        rows.append([line.key, line.differs, *values, [names[i] for i in runs if i not in line.values]])
     if for_people:
-        rows = [[line.key, *(shown(line.values[i]) if i in line.values else None for i in runs)] for line in lines]
         return Table(["key", *names], ["VARCHAR"] * (len(names) + 1), lambda: rows)
-    rows = [
-        [
-            line.key,
-            line.differs,
-            *(json_of(line.values[i]) if i in line.values else None for i in runs),
-            [names[i] for i in runs if i not in line.values],
-        ]
-        for line in lines
-    ]
-    return Table(
-        ["key", "differs", *names, "missing"], ["VARCHAR", "BOOLEAN", *(["JSON"] * len(names)), "VARCHAR[]"],
-        lambda: rows,
-    )  # fmt: skip
+    types = ["VARCHAR", "BOOLEAN", *(["JSON"] * len(names)), "VARCHAR[]"]
+    return Table(["key", "differs", *names, "missing"], types, lambda: rows)
 
 
 def short_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A heading for each run: its run id if that tells the runs apart, else its path, else its path and source."""
-    ways = (
-        lambda row: str(row["run_id"]),
-        lambda row: f"{row['entity']}/{row['project']}/{row['run_id']}",
-        lambda row: f"{row['source']}/{row['entity']}/{row['project']}/{row['run_id']}",
-    )
-    for way in ways:
-        found = [way(row) for row in rows]
+    found: list[str] = []
+    for parts in (("run_id",), ("entity", "project", "run_id"), ("source", "entity", "project", "run_id")):
+        found = ["/".join(str(row[part]) for part in parts) for row in rows]
         if len({*found}) == len(found):
             break
     return found

@@ -57,11 +57,11 @@ def _parsed(raw: str | None) -> dict[str, Any]:
 def leaves(document: Mapping[str, Any]) -> dict[Place, Any]:
     """Values by place, in the document's order."""
     found: dict[Place, Any] = {}
-    waiting = [((key,), value) for key, value in reversed(document.items())]
+    waiting: list[tuple[Place, Any]] = [((key,), value) for key, value in reversed([*document.items()])]
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, dict) and value and "_type" not in value:
-            waiting += [((*place, key), child) for key, child in reversed(value.items())]
+            waiting += [((*place, key), child) for key, child in reversed([*value.items()])]
         else:
             found[place] = value
     return found

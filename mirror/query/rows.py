@@ -53,8 +53,8 @@ def stretches(
     max_step: int | None = None,
     keys: Sequence[str] | None = None,
 ) -> Iterator[pyarrow.Table]:
-    """The cells (key, path_id, row, step, kind, v, j) of the same rows, in pieces of a bounded size that hold whole rows;
-    pieces follow in order of row, the cells of a piece in any order."""
+    """The cells (key, path_id, row, step, kind, v, j) of the same rows, in pieces of a bounded size that hold whole
+    rows; pieces follow in order of row, the cells of a piece in any order."""
     connection = sandbox(reader).cursor()
     try:
         conditions, params = ["gen = ?"], [generation(connection, rid, stream)]
