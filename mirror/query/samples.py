@@ -77,8 +77,7 @@ def thinned(items: Sequence[Any], samples: int) -> list[Any]:
 def _count(reader: Reader, rid: int, stream: Stream) -> int:
     """Rows of a stream; they are numbered from 0 without a gap."""
     query = f"select {'history' if stream == 'history' else 'system'}_rows from raw.runs_live where rid = ?"
-    found = sandbox(reader).cursor().execute(query, [rid]).fetchone()
-    return int(found[0]) if found else 0
+    return sum(int(held) for (held,) in sandbox(reader).cursor().execute(query, [rid]).fetchall())
 
 
 def _rows_with_all(
@@ -86,7 +85,7 @@ def _rows_with_all(
 ) -> tuple[list[int], int]:
     """Numbers of rows with a cell for each of the keys, thinned out, and how many there are."""
     connection = sandbox(reader).cursor()
-    gen = generation(connection, rid, stream)
+    gen = generation(sandbox(reader).cursor(), rid, stream)
     parts, params = [], []
     for key in dict.fromkeys(keys):
         condition, values = holds([key])
@@ -95,7 +94,7 @@ def _rows_with_all(
     together = " intersect ".join(parts)
     # `intersect` also drops what occurs twice: the leaves of a nested dictionary.
     together = together if len(parts) > 1 else f"select distinct * from ({together})"
-    (total,) = connection.execute(f"select count(*) from ({together})", params).fetchone() or (0,)
+    ((total,),) = connection.execute(f"select count(*) from ({together})", params).fetchall()
     numbered = f"select row, row_number() over (order by row) - 1 as i from ({together})"
     chosen = "true"
     if total > samples:
@@ -118,7 +117,7 @@ def _numbered(
 
     connection = sandbox(reader).cursor()
     condition, params = holds(keys) if keys is not None else ("true", [])
-    gen = generation(connection, rid, stream)
+    gen = generation(sandbox(reader).cursor(), rid, stream)
     query = (
         f"select key, path_id, row, kind, v, j from {reader.relation(TABLE[stream], rid)} "
         f"where gen = ? and {condition} and row in (select unnest(?::bigint[]))"
