@@ -31,10 +31,9 @@ OUT_OF_SCOPE = {
 CORE_OUT_OF_SCOPE = {
     "CreateCustomChart",
     "CreateDefaultResourceConfig", "CreateRunQueue", "EnqueueSweepRun", "RewindRun",
-    "UpsertRunQueue", "UpsertSweepState",
+    "UpsertRunQueue",
 }  # fmt: skip
-"""What the Go sidecar can send for sweeps it schedules, launch queues, charts, forks, downloads of artifacts and
-uploads of files over 2 GiB to them."""
+"""What the Go sidecar can send for sweeps that a client schedules, launch queues, charts and forks."""
 
 
 def python_operations() -> Iterator[tuple[str, str]]:

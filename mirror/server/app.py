@@ -30,6 +30,7 @@ from mirror.server.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, r
 from mirror.server.listings import Listings
 from mirror.server.look import Found
 from mirror.server.rows import dumps
+from mirror.server.sweeps import Sweeps
 from mirror.server.transfer import attachment, receive, safe_headers
 from mirror.server.users import Users
 
@@ -56,6 +57,7 @@ class Server:
         self._signer = Signer(key)
         self._listings = Listings()
         self._documents = execution.Documents()
+        self._sweeps = Sweeps(home)
         self._artifacts = Artifacts(home)
         self._exports = Exports(home, export_after)
 
@@ -150,6 +152,7 @@ class Server:
             self._exports,
             self._listings,
             self._signer,
+            self._sweeps,
             base_url=_base_url(request),
             authorized=authorized,
             # The server's own key speaks for others, as W&B's service accounts do.
@@ -170,7 +173,10 @@ class Server:
             raise Refused(403, _READ_ONLY)
         response = execution.run(document, variables, name, context)
         refused = response["data"] is None and not any("path" in e for e in response.get("errors", ()))
-        return _json(response, 400 if refused else 200)
+        if refused:
+            return _json(response, 400)
+        codes = [e["extensions"]["code"] for e in response.get("errors", ()) if "extensions" in e]
+        return _json(response, codes[0] if codes and execution.is_mutation(operation) else 200)
 
     async def file_stream(self, request: Request) -> Response:
         self._refuse_if_read_only()

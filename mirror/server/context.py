@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mirror.server.auth import Signer
     from mirror.server.exports import Exports
     from mirror.server.listings import Listings
+    from mirror.server.sweeps import Sweeps
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Context:
     exports: Exports
     listings: Listings
     signer: Signer
+    sweeps: Sweeps
     base_url: str
     authorized: bool
     username: str

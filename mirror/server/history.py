@@ -212,9 +212,12 @@ def thinned(items: Sequence[Any], samples: int) -> list[Any]:
 
 def sampled(look: Look, found: Found, spec: str, start: int = 0) -> list[dict[str, Any]]:
     """Rows that have all the keys of a spec `{"keys": [..], "samples": n, "minStep": a, "maxStep": b}`, with
-    these keys only; maxStep is inclusive here (PROTOCOL 2.4 b)."""
+    these keys only; maxStep is inclusive here (PROTOCOL 2.4 b). `{}` asks for none: the SDK sends it where it only
+    wants the runs of a sweep."""
     try:
         asked = json.loads(spec)
+        if asked == {}:
+            return []
         keys = [str(k) for k in asked["keys"]]
         samples = int(asked.get("samples", 500))
         low, high = asked.get("minStep"), asked.get("maxStep")

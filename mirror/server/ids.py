@@ -41,4 +41,12 @@ def mirrored_run_id(source: str, storage_id: str) -> str:
 def parse_mirrored_run_id(text: str) -> tuple[str, str] | None:
     """(source, storage id) of an id made by `mirrored_run_id`, or None."""
     parts = decode(text, "Mirrored", 2)
-    return (base64.urlsafe_b64decode(parts[0].encode()).decode(), parts[1]) if parts else None
+    try:
+        return (base64.urlsafe_b64decode(parts[0].encode()).decode(), parts[1]) if parts else None
+    except (ValueError, binascii.Error):
+        return None
+
+
+def new_item_id(kind: str, *names: str) -> str:
+    """A storage id for a new sweep or report, never given twice."""
+    return encode(kind, "v1", *names, secrets.token_hex(8))

@@ -56,22 +56,29 @@ def _upsert_model(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
     ctx = context(info)
     entity = checked_part("entity", input.get("entityName") or ctx.entity)
     name = checked_part("project", input.get("name") or "")
+    node, inserted = make_project(ctx, entity, name, input.get("description"))
+    return {"model": node, "project": node, "inserted": inserted, "clientMutationId": input.get("clientMutationId")}
+
+
+def make_project(ctx: Context, entity: str, name: str, description: str | None = None) -> tuple[ProjectNode, bool]:
+    """The project of that name, made if it is new; whether it is."""
     pen, _live = ctx.home.writable()
     held = ctx.look.projects(entity, name)
     before = held[0] if held else Project(
         ctx.home.source, entity, name, ids.encode("Project", "v1", name, entity), created_at=now()
     )  # fmt: skip
+    project = before if description is None else replace(before, description=description)
+    if held and project == before:
+        return ProjectNode(entity, name), False
     if before.source != ctx.home.source:
         raise UsageError(f"project `{entity}/{name}` is mirrored from `{before.source}` and cannot be changed here")
-    project = before if input.get("description") is None else replace(before, description=input["description"])
 
     def job(writer: Writer) -> None:
         writer.put_project(project)
 
     pen.do(job)
     ctx.look_again()
-    node = ProjectNode(entity, name)
-    return {"model": node, "project": node, "inserted": not held, "clientMutationId": input.get("clientMutationId")}
+    return ProjectNode(entity, name), not held
 
 
 def _changes(given: dict[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _run_count(node: ProjectNode, info: GraphQLResolveInfo, filters: str | None 
     return len(ctx.listings.listed(*_listing(ctx, node, filters, None))[1])
 
 
-def _runs(
+def runs_of(
     node: ProjectNode,
     info: GraphQLResolveInfo,
     filters: str | None = None,
@@ -132,10 +132,6 @@ def _time(name: str) -> Any:
     return resolve
 
 
-def _none(*_: Any, **__: Any) -> None:
-    return None
-
-
 def _empty(*_: Any, **__: Any) -> dict[str, Any]:
     return connection([])
 
@@ -161,13 +157,10 @@ RESOLVERS: dict[str, dict[str, Any]] = {
         "readOnly": lambda node, info: context(info).home.read_only,
         "user": lambda node, info: user(context(info).username, context(info)),
         "totalRuns": _run_count,
-        "totalSweeps": lambda *_: 0,
         "runCount": _run_count,
         "run": _run,
         "bucket": _run,
-        "runs": _runs,
-        "sweep": _none,
-        "sweeps": _empty,
+        "runs": runs_of,
         "allViews": _empty,
     },
 }

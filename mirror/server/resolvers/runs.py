@@ -11,6 +11,7 @@ from graphql import GraphQLResolveInfo
 from mirror.records import Run
 from mirror.server import history, ids
 from mirror.server.context import ProjectNode, RunNode, context
+from mirror.server.live import BEATING
 from mirror.server.resolvers.people import user
 from mirror.server.resolvers.projects import internal_id
 from mirror.server.rows import dumps, parse_row
@@ -106,7 +107,10 @@ RESOLVERS: dict[str, dict[str, Resolve]] = {
         "commit": _attribute("commit"),
         "host": _attribute("host"),
         "sweepName": _attribute("sweep"),
-        "sweep": lambda *_: None,
+        "exitcode": _attribute("exit_code"),
+        "shouldStop": _stopped,
+        "failed": lambda node, _: node.found.run.state in ("failed", "crashed", "killed"),
+        "running": lambda node, _: node.found.run.state in BEATING,
         "readOnly": lambda node, info: context(info).home.read_only or node.key.source != context(info).home.source,
         "createdAt": _time("created_at"),
         "updatedAt": lambda node, _: wire_time(node.found.run.updated_at or node.found.run.heartbeat_at),
