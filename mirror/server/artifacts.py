@@ -371,16 +371,16 @@ class Artifacts:
             before = current[0].collection
             after = replace(change(before), updated_at=now())
             moved: list[Artifact] = []
+            gone: list[tuple[str, ItemKey]] = []
             if after.collection != before.collection and stored.collection(*sequence_of(after)):
                 raise UsageError(f"there is a collection `{after.collection}` already: choose another name")
             if (after.collection, after.type) != (before.collection, before.type):
                 where = "source = ? and entity = ? and project = ? and collection = ?"
-                moved = [
-                    replace(h.artifact, collection=after.collection, type=after.type)
-                    for h in stored.versions(where, (before.key.source, *sequence_of(before)))
-                    if not h.deleted
-                ]
-            self._write([after, *moved])
+                for found in stored.versions(where, (before.key.source, *sequence_of(before))):
+                    moved.append(replace(found.artifact, collection=after.collection, type=after.type))
+                    if found.deleted:  # moves along, so that its number is not given again
+                        gone.append(("artifacts", found.artifact.key))
+            self._write([after, *moved], gone)
             return self.stored.collections("rid = ?", (held.rid,))[0]
 
     def delete_collection(self, held: HeldCollection) -> None:

@@ -138,14 +138,12 @@ class StoredArtifacts:
 
     # -- collections --------------------------------------------------------------------------------------
 
-    def collections(
-        self, condition: str, params: Sequence[Any] = (), *, order: str = "rid", limit: int | None = None
-    ) -> list[HeldCollection]:
-        """Collections that satisfy a SQL condition over the columns of `artifact_collections`."""
-        query = (
-            f"select rid, {', '.join(_COLLECTION)} from {self._collections()} where {condition} "
-            f"order by {order}{'' if limit is None else f' limit {int(limit)}'}"
-        )
+    def collections(self, condition: str, params: Sequence[Any] = (), *, derived: bool = True) -> list[HeldCollection]:
+        """Collections that satisfy a SQL condition over the columns of `artifact_collections`; with `derived` also
+        those of which only versions are known."""
+        table = self._collections() if derived else self._live("artifact_collections")
+        known = condition if derived else f"deleted_at is null and {condition}"
+        query = f"select rid, {', '.join(_COLLECTION)} from {table} where {known} order by rid"
         found = []
         for rid, *values in self._ask(query, params):
             row = dict(zip(_COLLECTION, values, strict=True))
@@ -163,7 +161,8 @@ class StoredArtifacts:
 
     def collection(self, entity: str, project: str, name: str) -> list[HeldCollection]:
         """Collections of that name, one for each source that has it."""
-        return self.collections("entity = ? and project = ? and collection = ?", (entity, project, name))
+        where, path = "entity = ? and project = ? and collection = ?", (entity, project, name)
+        return self.collections(where, path, derived=False) or self.collections(where, path)
 
     def types(self, entity: str, project: str) -> list[tuple[str, Any]]:
         """(type, when its first collection was made) of a project, by name."""

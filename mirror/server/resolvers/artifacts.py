@@ -8,9 +8,9 @@ from typing import Any
 from graphql import GraphQLResolveInfo
 
 from mirror.errors import AmbiguousError, UsageError
-from mirror.records import Artifact
+from mirror.records import Artifact, ArtifactCollection
 from mirror.server import ids
-from mirror.server.artifacts import PENDING
+from mirror.server.artifacts import PENDING, sequence_of
 from mirror.server.artifacts_drafts import Draft, token_for
 from mirror.server.artifacts_stored import ALIVE, Held, HeldCollection, StoredArtifacts
 from mirror.server.context import Context, ProjectNode, RunNode, context
@@ -151,7 +151,13 @@ def sequence_node(artifact: Artifact, info: GraphQLResolveInfo) -> dict[str, Any
         "defaultArtifactType": _type_node(key.entity, key.project, artifact.type, None),
         "digestAlgorithm": "MANIFEST_MD5",
         **{name: of_collection(name) for name in _BEFORE_THE_FIRST},
+        "latestArtifact": lambda info: _latest(info, artifact),
     }
+
+
+def _latest(info: GraphQLResolveInfo, artifact: Artifact | ArtifactCollection) -> dict[str, Any] | None:
+    newest = context(info).artifacts.stored.newest(artifact.key.source, sequence_of(artifact))
+    return node(newest, info) if newest else None
 
 
 _BEFORE_THE_FIRST: dict[str, Any] = {
@@ -164,7 +170,6 @@ _BEFORE_THE_FIRST: dict[str, Any] = {
     "aliases": connection([]),
     "artifacts": connection([]),
     "artifactMembership": None,
-    "latestArtifact": None,
 }
 """What a collection says before its first version is committed."""
 
@@ -197,10 +202,6 @@ def collection_node(held: HeldCollection, info: GraphQLResolveInfo) -> dict[str,
         nodes = [alias for h in named for alias in _aliases(h, info)]
         return paged(nodes, first, after, default=MAX_PAGE)
 
-    def latest(info: GraphQLResolveInfo) -> dict[str, Any] | None:
-        newest = context(info).artifacts.stored.newest(key.source, mine[1:])
-        return node(newest, info) if newest else None
-
     return {
         "__typename": "ArtifactSequence",
         "id": _collection_id(ctx, held),
@@ -216,7 +217,7 @@ def collection_node(held: HeldCollection, info: GraphQLResolveInfo) -> dict[str,
         "aliases": aliases,
         "artifacts": versions,
         "artifactMembership": membership,
-        "latestArtifact": latest,
+        "latestArtifact": lambda info: _latest(info, found),
     }
 
 
