@@ -5,12 +5,16 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 
+import anyio
 from graphql import DocumentNode, FieldNode, FragmentDefinitionNode, FragmentSpreadNode, SelectionSetNode
 from starlette.requests import Request
 
 MAX_GRAPHQL_BYTES = 16 << 20
 MAX_STREAM_BYTES = 64 << 20
 """file_stream bodies after decompression. The SDK sends at most about 10 MiB (PROTOCOL 3.3)."""
+
+BODY_SECONDS = 300.0
+"""Time a body that is held in memory may take; the SDK gives up after 180 seconds itself."""
 
 MAX_TOKENS = 200_000
 MAX_DEPTH = 16
@@ -37,18 +41,22 @@ async def read_body(request: Request, limit: int) -> bytes:
     too_large = Refused(413, f"the body is larger than the {limit} bytes that are taken here")
     inflate = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
     held = bytearray()
-    async for chunk in request.stream():
-        if inflate:
-            try:
-                # Never more than the limit at once, however much a few bytes would inflate to.
-                chunk = inflate.decompress(chunk, limit + 1 - len(held))
-            except zlib.error as exc:
-                raise Refused(400, f"the body is not valid gzip: {exc}") from exc
-            if inflate.unconsumed_tail:
-                raise too_large
-        held += chunk
-        if len(held) > limit:
-            raise too_large
+    try:
+        with anyio.fail_after(BODY_SECONDS):
+            async for chunk in request.stream():
+                if inflate:
+                    try:
+                        # Never more than the limit at once, however much a few bytes would inflate to.
+                        chunk = inflate.decompress(chunk, limit + 1 - len(held))
+                    except zlib.error as exc:
+                        raise Refused(400, f"the body is not valid gzip: {exc}") from exc
+                    if inflate.unconsumed_tail:
+                        raise too_large
+                held += chunk
+                if len(held) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} seconds") from None
     if inflate and held and not inflate.eof:
         raise Refused(400, "the gzip body ends too early")
     return bytes(held)

@@ -11,6 +11,7 @@ import uvicorn
 
 from mirror.errors import UsageError
 from mirror.memory import give_back
+from mirror.server import patience
 from mirror.server.app import Server
 from mirror.server.auth import Hosts, find_key
 from mirror.server.blobs import remove_leftovers
@@ -51,12 +52,14 @@ def serve(
         say(f"Serving {home.layout.root} at {base_url}{' (read-only)' if read_only else ''}, {where}.")
         say(f"  export WANDB_BASE_URL={base_url}")
         say(f"  export WANDB_API_KEY={made or '<your key>'}")
+        patience.Protocol.room = patience.room()
         config = uvicorn.Config(
             Server(home, key, Hosts(host, allow_hosts), export_after=export_after).app(),
             log_level="info" if verbose else "warning",
             access_log=verbose,
             server_header=False,
             timeout_keep_alive=75,
+            http=patience.Protocol,
             timeout_graceful_shutdown=10,
         )
         # uvicorn stops on these signals and then raises them again: a stop that was asked for is no failure.
