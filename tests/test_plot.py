@@ -39,7 +39,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         odd = Run(asking.key("odd", "odd"))
         m.put_runs([odd, Run(asking.key("none", "odd"))])
         m.put_history(odd, [{"_step": 0, "a": {"b": 1}, "a.b": 5}, {"_step": 0, "a": {"b": 2}, "a.b": 6},
-                            {"vast": 1e308}, {"vast": -1e308, "one": 1, "text": "x", "big": 2**60}, {"all": math.nan}])  # fmt: skip
+                            {"vast": 1e308}, {"vast": -1e308, "one": 1, "text": "x", "big": 2**60},
+                            {"all": math.nan}])  # fmt: skip
         m.put_system_metrics(odd, [{"_runtime": i / 1, "_timestamp": 1.7e9 + i, "system.cpu": i} for i in range(4)])
         keys = Run(asking.key("keys", "keys"), name="_$e^x$ [red]\x1b[31m</text>")
         m.put_runs([keys])
@@ -167,7 +168,8 @@ def test_extreme_values_are_drawn_or_said(root: Path) -> None:
     assert "vast: no finite numbers to draw" in ok("plot", "odd/odd", "--metric", "vast", root=root)
     assert "all: no finite numbers to draw" in ok("plot", "odd/odd", "--metric", "all", root=root)
     for curve in (Curve([0], [1]), Curve([0, 1], [0, 0]), Curve([0, 1], [1e-300, 1]),
-                  Curve([1e140, -1e140], [1e140, -1e140]), Curve([0, 1], [math.inf, 1]), Curve([5, 5], [1, 2])):  # fmt: skip
+                  Curve([1e140, -1e140], [1e140, -1e140]), Curve([0, 1], [math.inf, 1]),
+                  Curve([5, 5], [1, 2])):  # fmt: skip
         for log_y in (False, True):
             assert on_terminal(Plot("t", "x", {"a": curve, "b": curve}, log_y=log_y))
 

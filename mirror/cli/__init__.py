@@ -14,6 +14,7 @@ _COMMANDS = {
     "sync": ("sync", "Pull runs from W&B into the mirror: only what is new or has changed."),
     "sql": ("sql", "Ask the mirror in SQL."),
     "runs": ("runs", "List runs, filtered and ordered as in wandb.Api()."),
+    "show": ("show", "Show a run on a page: what made it, config, summary, curves, files."),
     "diff": ("diff", "Show what differs between runs: attributes, config, summary."),
     "export": ("export", "Write histories, configs, summaries, ... to files: CSV, Parquet, JSON lines."),
     "translate": ("translate", "Print a filter of wandb.Api().runs as SQL."),

@@ -10,6 +10,7 @@ import click
 
 from mirror.cli.console import safe, table
 from mirror.cli.options import root_option
+from mirror.query.text import size_of
 
 if TYPE_CHECKING:
     from mirror.query.status import Status
@@ -72,8 +73,8 @@ def _show(found: Status, all_: bool) -> None:
     for name, what in _REMARKS.items():
         if count := sum(p[name] for p in projects):
             click.echo(f"{_n(count, 'run')} {what}")
-    sizes = ", ".join(f"{name} {_bytes(size)}" for name, size in found.on_disk.items() if name != "total")
-    click.echo(f"On disk: {_bytes(found.on_disk['total'])} ({sizes})")
+    sizes = ", ".join(f"{name} {size_of(size)}" for name, size in found.on_disk.items() if name != "total")
+    click.echo(f"On disk: {size_of(found.on_disk['total'])} ({sizes})")
 
 
 _REMARKS = {
@@ -116,11 +117,3 @@ def _time(at: datetime) -> str:
 
 def _n(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -15,6 +15,7 @@ import click
 
 from mirror.cli.console import safe, table
 from mirror.cli.options import root_option
+from mirror.query.text import size_of
 
 if TYPE_CHECKING:
     from mirror.records import Failure
@@ -218,17 +219,9 @@ def _show_summary(result: Result, root: Path, verbose: bool, seconds: float) -> 
     projects = f"{reached} project{'s' * (reached != 1)}"
     click.echo(
         f"Synced {projects} into {safe(str(root))}: {_n(total('runs_listed'))} runs, {', '.join(parts)}; "
-        f"{_n(total('rows'))} rows; {_n(total('requests'))} requests, {_bytes(total('bytes'))} in {seconds:.1f} s."
+        f"{_n(total('rows'))} rows; {_n(total('requests'))} requests, {size_of(total('bytes'))} in {seconds:.1f} s."
     )
 
 
 def _n(number: int) -> str:
     return f"{number:,}"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"

@@ -97,6 +97,15 @@ def cell(value: Any) -> str:
     return "" if value is None else safe(plain(value))
 
 
+def size_of(count: float) -> str:
+    """Bytes in words: `12 B`, `3.4 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def is_numeric(kind: str) -> bool:
     """Whether values of a DuckDB type are aligned to the right."""
     return kind.removeprefix("U").startswith(_NUMERIC) and not kind.endswith("]")
