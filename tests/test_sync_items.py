@@ -193,9 +193,10 @@ def test_a_server_without_artifacts_loses_nothing_else(proxy: Proxy, server: Ser
     copy = Copy(tmp_path / "m", proxy.url, server.key)
 
     def refusing(request: Request) -> Answer | None:
-        if operation_of(request) in ("ArtifactTypes", "Sweeps"):
-            message = 'Cannot query field "artifactTypes" on type "Project".'
-            return Answer(400, json.dumps({"errors": [{"message": message}]}).encode())
+        for field in ("artifactTypes", "sweeps", "allViews"):
+            if request.path == "/graphql" and f"{field}(" in request.json["query"]:
+                message = f'Cannot query field "{field}" on type "Project".'
+                return Answer(400, json.dumps({"errors": [{"message": message}]}).encode())
         return None
 
     proxy.before = refusing

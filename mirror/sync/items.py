@@ -11,13 +11,15 @@ from mirror.records import Item, Project
 from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
 from mirror.wandb.artifacts import Listed, fetch_entries, fetch_uses, list_artifacts, list_collections
+from mirror.wandb.glance import kinds_there
 from mirror.wandb.reports import list_reports
 from mirror.wandb.sweeps import list_sweeps
 from mirror.wandb.transport import UnknownFields
 
 SEEN_GONE = 2
 """Something is called deleted when so many complete listings in a row lacked it."""
-KINDS = ("sweeps", "artifacts", "reports")
+_TABLES = {"sweeps": ("sweeps",), "artifacts": ("artifact_collections", "artifacts"), "reports": ("reports",)}
+KINDS = tuple(_TABLES)
 
 
 @dataclass
@@ -35,11 +37,20 @@ def sync_items(
     """Bring a project's items of these kinds up to date. What cannot be read is said; the rest goes on."""
     outcome = ItemsOutcome()
     readers = {"sweeps": _sweeps, "artifacts": _artifacts, "reports": _reports}
+    try:
+        there = kinds_there(source.client, project.entity, project.name)
+    except SourceError as e:
+        outcome.messages.append(f"sweeps, artifacts and reports could not be read: {e}")
+        return outcome
     for kind in kinds:
         if stop.is_set():
             break
         try:
-            readers[kind](source, writer, project, outcome, stop)
+            if there.get(kind):
+                readers[kind](source, writer, project, outcome, stop)
+            elif kind in there:
+                for table in _TABLES[kind]:
+                    _note_gone(writer, project, table, set(), outcome)
         except SourceError as e:
             if not isinstance(e.__cause__, UnknownFields):  # an old server, which has none of these
                 outcome.messages.append(f"{kind} could not be read: {e}")
