@@ -20,8 +20,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 @dataclass
 class Document:
     """`started` and `created` are (seconds, nanoseconds) since 1970 of the log being read and of the first one.
-    Config and summary are JSON values; `telemetry` is W&B's message in hexadecimal digits; `metrics` are the
-    definitions of `define_metric` by name."""
+    `first_step` is added to the steps of a log that resumes a run. Config and summary are JSON values; `telemetry` is
+    W&B's message in hexadecimal digits; `metrics` are the definitions of `define_metric` by name."""
 
     name: str | None = None
     notes: str | None = None
@@ -35,6 +35,7 @@ class Document:
     created: tuple[int, int] | None = None
     started: tuple[int, int] = (0, 0)
     branch: dict[str, Any] | None = None
+    first_step: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     system: dict[str, Any] = field(default_factory=dict)
@@ -53,9 +54,9 @@ class Document:
 
     # -- records ------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin(self, first_step: int) -> None:
         """Another log of the same run follows: the run goes on."""
-        self.ended, self.exit_code = False, None
+        self.ended, self.exit_code, self.first_step = False, None, first_step
 
     def take(self, kind: str, record: Any) -> None:
         """One record (`wandb_internal_pb2.Record`), except history, summary and what files it names."""
@@ -94,11 +95,13 @@ class Document:
 
     def _config(self, config: Any) -> None:
         for path, text in _changes(config):
-            put(self.config, path, text)
+            put(self.config, path, text, merge=True)
 
     def update_summary(self, changes: Iterable[tuple[tuple[str, ...], str | None]]) -> None:
         for path, text in changes:
             put(self.summary, path, text)
+            if path == ("_step",) and self.first_step and text is not None:
+                self.summary["_step"] += self.first_step
 
     def _telemetry(self, telemetry: Any) -> None:
         merged = type(telemetry).FromString(bytes.fromhex(self.telemetry))
@@ -178,8 +181,9 @@ class Document:
         ]
 
 
-def put(document: dict[str, Any], path: tuple[str, ...], text: str | None) -> None:
-    """Set the value at a path, given as JSON text; remove it if that is None."""
+def put(document: dict[str, Any], path: tuple[str, ...], text: str | None, *, merge: bool = False) -> None:
+    """Set the value at a path, given as JSON text; remove it if that is None. With `merge` the items of a dictionary
+    join those that are there, as the SDK does with a config (wandb, core/internal/runconfig)."""
     for name in path[:-1]:
         inner = document.get(name)
         if not isinstance(inner, dict):
@@ -190,7 +194,13 @@ def put(document: dict[str, Any], path: tuple[str, ...], text: str | None) -> No
     if text is None:
         document.pop(path[-1], None)
     else:
-        document[path[-1]] = json.loads(text)
+        document[path[-1]] = _merged(document.get(path[-1]), json.loads(text)) if merge else json.loads(text)
+
+
+def _merged(held: Any, new: Any) -> Any:
+    if not isinstance(held, dict) or not isinstance(new, dict):
+        return new
+    return held | {name: _merged(held.get(name), value) for name, value in new.items()}
 
 
 def _changes(record: Any) -> Iterable[tuple[tuple[str, ...], str | None]]:

@@ -19,7 +19,8 @@ _RECORDS_BEFORE_RUN = 1000
 @dataclass(frozen=True)
 class RunLog:
     """A log and what its run record says. `entity` and `project` are empty where the SDK was not told any;
-    `rewound_to` is the last step that is kept of the logs before, if the log begins by going back."""
+    `rewound_to` is the last step that is kept of the logs before, if the log begins by going back; a log that
+    `resumes` a run counts its steps from 0, and means that they follow the last step before."""
 
     path: Path
     entity: str
@@ -27,6 +28,12 @@ class RunLog:
     run_id: str
     started: tuple[int, int]
     rewound_to: float | None = None
+    resumes: bool = False
+
+    @property
+    def name(self) -> str:
+        """Tells the logs of a run apart: they have one name, in folders named by time."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
     @property
     def files(self) -> Path:
@@ -131,4 +138,5 @@ def _run_log(path: Path, run: Any) -> RunLog:
         run_id=run.run_id,
         started=(run.start_time.seconds, run.start_time.nanos),
         rewound_to=point.value if point is not None else None,
+        resumes=run.resume or run.resumed,
     )

@@ -42,7 +42,8 @@ _ROWS_AT_ONCE = 10_000
 @dataclass
 class Progress:
     """How far the logs of a run were read: `logs` to their ends, then `offset` bytes of the next. `check` is the
-    CRC of the bytes before it, so that another log in its place is noticed."""
+    CRC of the bytes before it, so that another log in its place is noticed, `size` that of the log as it was;
+    `next_step` follows the highest step, `files` is the version of the files."""
 
     logs: list[str] = field(default_factory=list)
     log: str = ""
@@ -50,8 +51,9 @@ class Progress:
     check: int = 0
     files: str = ""
     rows: int = 0
+    next_step: int = 0
     system: int = 0
-    cuts: list[float | None] = field(default_factory=list)
+    size: int = 0
 
 
 class RunReading:
@@ -73,12 +75,16 @@ class RunReading:
         self._torn = 0
         self._lines: list[Line] = []
         self._system: list[str] = []
+        self._is_done = False
+        self._is_resumed = any(log.resumes for log in logs[1:])
 
     def steps(self) -> Iterator[Step]:
-        goes_on = self._remember()
-        if not goes_on:
-            first = self._logs[0]
-            yield from self._begin(first)
+        if not self._remember():
+            yield from self._begin(self._logs[0])
+        elif self._is_done:
+            yield from self._files()
+            yield Finished(self.key, self._wanted.listed.fingerprint, self._memo())
+            return
         for i, log in enumerate(self._logs[len(self._progress.logs) :], len(self._progress.logs)):
             yield from self._read(log, self._cut(i), last=i == len(self._logs) - 1)
         yield from self._end()
@@ -90,42 +96,38 @@ class RunReading:
         try:
             memo = json.loads(self._wanted.memo or "")
             progress = Progress(**memo["progress"])
-            document, console = Document.from_json(memo["document"]), Console(**memo["console"])
+            document = Document.from_json(memo["document"]) if "document" in memo else None
+            console = Console(**memo["console"]) if document else Console()
         except (ValueError, KeyError, TypeError):
             return False
         held, system = self._wanted.history, self._wanted.system
         read = [*progress.logs, progress.log]
         if (
-            [log.path.name for log in self._logs[: len(read)]] != read
-            or progress.cuts != self._cuts[: len(read)]
-            or any(cut is not None for cut in self._cuts[len(read) :])
+            [log.name for log in self._logs[: len(read)]] != read
+            or any(log.rewound_to is not None or log.resumes for log in self._logs[len(read) :])
             or (held.rows, system.rows) != (progress.rows, progress.system)
             or held.pending
             or system.pending
             or _check(self._logs[len(read) - 1].path, progress.offset) != progress.check
         ):
             return False
-        self._progress, self._document, self._console = progress, document, console
+        self._progress, self._console = progress, console
+        if document is None:
+            self._is_done = len(read) == len(self._logs) and _size(self._logs[-1].path) == progress.size
+            return self._is_done
+        self._document = document
         return True
 
     def _memo(self) -> str:
-        if self._document.ended:
-            return "{}"  # nothing follows but, rarely, another log: not worth keeping the documents for
-        memo = {
-            "progress": asdict(self._progress),
-            "document": self._document.as_json(),
-            "console": asdict(self._console),
-        }
+        memo: dict[str, Any] = {"progress": asdict(self._progress)}
+        if not self._document.ended and not self._is_done:  # what has ended hardly ever goes on
+            memo |= {"document": self._document.as_json(), "console": asdict(self._console)}
         text = json.dumps(memo)
         return text if len(text) <= _LARGEST_STATE else "{}"
 
-    @property
-    def _cuts(self) -> list[float | None]:
-        return [log.rewound_to for log in self._logs]
-
     def _cut(self, i: int) -> float | None:
         """The last step that counts of a log, if a later one went back behind its end."""
-        return min((cut for cut in self._cuts[i + 1 :] if cut is not None), default=None)
+        return min((log.rewound_to for log in self._logs[i + 1 :] if log.rewound_to is not None), default=None)
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -139,9 +141,9 @@ class RunReading:
 
     def _read(self, log: RunLog, cut: float | None, *, last: bool) -> Iterator[Step]:
         p = self._progress
-        if p.log != log.path.name:
-            p.log, p.offset, p.check = log.path.name, 0, 0
-            self._document.begin()
+        if p.log != log.name:
+            p.log, p.offset, p.check = log.name, 0, 0
+            self._document.begin(p.next_step if log.resumes else 0)
         reader = Log(log.path, p.offset)
         try:
             for records in reader:
@@ -153,6 +155,7 @@ class RunReading:
         p.offset = reader.offset
         if last:
             self._torn = reader.torn
+            p.size = p.offset + reader.torn
             p.check = _check(log.path, p.offset)
         else:
             p.logs.append(p.log)
@@ -200,9 +203,13 @@ class RunReading:
         for start in range(0, len(records), _ROWS_AT_ONCE):
             texts = rows.history(records[start : start + _ROWS_AT_ONCE])
             if cut is not None:
-                texts = [text for text in texts if json.loads(text).get("_step", 0) <= cut]
+                texts = [text for text in texts if _step(text) <= cut]
+            if first := self._document.first_step:
+                texts = [_later(text, first) for text in texts]
             if texts:
                 self._progress.rows += len(texts)
+                if self._is_resumed:  # costs a look at every row
+                    self._progress.next_step = max(self._progress.next_step, 1 + max(map(_step, texts)))
                 yield Rows(self.key, texts)
 
     def _other(self, kind: str, record: Any) -> None:
@@ -240,14 +247,7 @@ class RunReading:
         if document.ended and (rest := self._console.rest()):
             yield ConsoleLines(self.key, rest)
         yield self._as_step(document)
-        try:
-            files = "".join(version(log.files) for log in self._logs)
-            if files != p.files:
-                entries = {e.name: e for log in self._logs for e in manifest(log.files)}
-                yield Manifest(self.key, list(entries.values()))
-                p.files = files
-        except SourceError as e:
-            yield Trouble(self.key, "files", str(e))
+        yield from self._files()
         lost = self._lost()
         note = lost
         if self._torn and not document.ended:
@@ -261,6 +261,18 @@ class RunReading:
         if lost:
             yield Trouble(self.key, "history", lost)
         yield Finished(self.key, self._wanted.listed.fingerprint, self._memo())
+
+    def _files(self) -> Iterator[Step]:
+        files = "".join(version(log.files) for log in self._logs)
+        if files == self._progress.files:
+            return
+        try:
+            entries = {entry.name: entry for log in self._logs for entry in manifest(log.files)}
+        except SourceError as e:
+            yield Trouble(self.key, "files", str(e))
+        else:
+            yield Manifest(self.key, list(entries.values()))
+            self._progress.files = files
 
     def _lost(self) -> str | None:
         parts = [f"`{path}` is damaged from byte {d.start} to {d.end}" for path, d in self._damage[:10]]
@@ -281,12 +293,30 @@ class RunReading:
         return protocol.Document(run)
 
 
+def _step(row: str) -> int:
+    step = json.loads(row).get("_step")
+    return int(step) if isinstance(step, (int, float)) else -1
+
+
+def _later(row: str, first_step: int) -> str:
+    """A row of a log that resumes a run, with the step it has in the run."""
+    values = json.loads(row)
+    return json.dumps(values | {"_step": _step(row) + first_step}) if "_step" in values else row
+
+
 def _fetched(stream: Stream, got: int, lost: str | None, note: str | None) -> Fetched:
     return Fetched(stream, "log", got=got, total=None if lost else got, complete=lost is None, note=note)
 
 
 def _torn(path: Path, size: int) -> str:
     return f"`{path}` ends in {size} bytes of an unfinished record: the run still writes it, or was killed"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _check(path: Path, offset: int) -> int:

@@ -93,7 +93,7 @@ class OfflineSource:
                 state: list[object] = [found.st_size, found.st_mtime_ns, self._is_fresh(found)]
             except OSError as e:
                 state = [str(e)]
-            seen.update(f"{os.fspath(log.path.name)}\0{state}\0{version(log.files)}\0".encode("utf-8", "replace"))
+            seen.update(f"{log.name}\0{state}\0{version(log.files)}\0".encode("utf-8", "replace"))
         return seen.hexdigest()
 
     def _is_fresh(self, found: os.stat_result) -> bool:
