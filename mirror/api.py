@@ -54,13 +54,36 @@ class Mirror:
     # -- asking -------------------------------------------------------------------------------------------
 
     def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Result:
-        """Run one SELECT over the tables and views of docs/data-model.md.
+        """Run one SELECT over the tables and views of docs/data-model.md and the wide views of docs/sql.md.
 
         The result has `.df()`, `.pl()`, `.arrow()`, `.fetchall()`, as DuckDB's has. `QueryError` if the statement
         is wrong or wants to do more than read the mirror.
         """
         from mirror.query.sql import execute
 
+        return execute(self._newest(), query, params)
+
+    def create_wide(
+        self,
+        project: str,
+        keys: Sequence[str] | None = None,
+        to: str | Path = "wide.parquet",
+        *,
+        source: str | None = None,
+    ) -> Path:
+        """Write the history of `project` (entity/project) to a file with a column per key: a row per logged row, in
+        order of run and row, with the columns and types of `history_wide`.
+
+        `to` ends in .parquet, or in .duckdb for a database with the table `history_wide`; it is written whole or not
+        at all, and lies outside the mirror. Without `keys` all keys of the project are columns, at most 200. A copy:
+        later syncs do not change it.
+        """
+        from mirror.query.wide.table import create_wide
+
+        return create_wide(self._newest(), project, keys, to, source=source)
+
+    def _newest(self) -> Reader:
+        """A reader of the newest state, what was put but not committed included."""
         if self._writer is not None:
             self._writer.commit()
         if self._reader is None:
@@ -69,7 +92,7 @@ class Mirror:
             self._reader = Reader(self.root)
         else:
             self._reader.refresh()
-        return execute(self._reader, query, params)
+        return self._reader
 
     # -- writing ------------------------------------------------------------------------------------------
 

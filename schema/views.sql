@@ -4,7 +4,7 @@
 
 create view raw.live as                -- The live version of every run and of everything it has.
 select rid, gen, source, entity, project, run_id, config_gen, summary_gen, metric_gen, history_gen, system_gen,
-       files_gen, logs_gen, deleted_at
+       files_gen, logs_gen, history_rows, system_rows, deleted_at
 from raw.runs_live;
 
 create view runs as                    -- One row per run: attributes, config and summary as JSON, how complete it is.

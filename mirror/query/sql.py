@@ -13,15 +13,18 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
+from hashlib import md5
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mirror.errors import QueryError, StoreError
 from mirror.query.statement import check
-from mirror.store.views import literal
+from mirror.query.wide import Statement, rewritten
+from mirror.store.snapshot import holds
+from mirror.store.views import literal, live, parquet
 
 if TYPE_CHECKING:
     import duckdb
@@ -55,12 +58,25 @@ class Result:
 
     def __init__(self, sandbox: Sandbox, sql: str, params: Params = None) -> None:
         self._sandbox = sandbox
-        self._sql = sql
         self._params: Any = dict(params) if isinstance(params, Mapping) else list(params) if params else None
-        with sandbox.explained(sql):
+        self._statement = Statement(sql, sql)
+        with self._explained():
             bundle = check(sandbox.cursor(), sql)
+            self._statement, self._params = rewritten(sandbox, sql, self._params)
+        self._sql = self._statement.text
+        with self._explained():
+            if self._sql != sql:
+                check(sandbox.cursor(), self._sql)
             self._cursor = sandbox.writing_cursor if bundle and _duckdb_1() else sandbox.cursor
             self.columns, self.types = self._described()
+
+    @property
+    def sql(self) -> str:
+        """The statement that runs: with wide views replaced by what they stand for."""
+        return self._sql
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return self._sandbox.explained(self._statement)
 
     def _described(self) -> tuple[list[str], list[str]]:
         cursor = self._cursor()
@@ -78,7 +94,7 @@ class Result:
 
     def __iter__(self) -> Iterator[Row]:
         """The rows as tuples, a few thousand in memory at a time."""
-        with self._sandbox.explained(self._sql):
+        with self._explained():
             cursor = self._cursor().execute(self._sql, self._params)
             while rows := cursor.fetchmany(_ROWS):
                 yield from rows
@@ -97,7 +113,7 @@ class Result:
         """The rows as Arrow record batches of about `rows` rows, streamed."""
         import pyarrow
 
-        with self._sandbox.explained(self._sql):
+        with self._explained():
             cursor = self._cursor()
             if _duckdb_1():
                 found = cursor.execute(self._sql, self._params).to_arrow_reader(rows)
@@ -105,7 +121,7 @@ class Result:
                 found = cursor.sql(self._sql, params=self._params).to_arrow_reader(rows)
 
         def explained() -> Iterator[pyarrow.RecordBatch]:
-            with self._sandbox.explained(self._sql):
+            with self._explained():
                 yield from found
 
         return pyarrow.RecordBatchReader.from_batches(found.schema, explained())
@@ -175,6 +191,10 @@ class Sandbox:
     def __init__(self, reader: Reader) -> None:
         self._db = reader.database()
         self._files = reader.files
+        self._root = reader.layout.root
+        self._tables = reader.snapshot.content["tables"]
+        self._tail = reader.tail
+        self._parts: set[str] = set()
         self._lock = threading.Lock()
         spill = tempfile.mkdtemp(prefix="mirror-sql-")
         weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
@@ -198,14 +218,33 @@ class Sandbox:
         cursor.execute("begin transaction read only")
         return cursor
 
+    def part(self, table: str, rids: Sequence[int]) -> str:
+        """A view with the live rows of a table that reads only the files which hold some of the runs."""
+        entry = self._tables.get(table, {"files": ()})
+        files = [file for file in entry["files"] if any(holds(file["rids"], rid) for rid in rids)]
+        if 2 * len(files) > len(entry["files"]) or not files:
+            return f"raw.{table}_live"
+        paths = [str(self._root / file["path"]) for file in files]
+        name = f"part.{table}_{md5(''.join(paths).encode(), usedforsecurity=False).hexdigest()}"
+        body = parquet(table, paths, [file["version"] for file in files])
+        if table in self._tail:
+            body += f" union all select * from tail.{table}"
+        rows = live(table, f"({body})", all=not entry["superseded"] and table not in self._tail)
+        with self._lock:
+            if name not in self._parts:
+                self._db.execute(f"create schema if not exists part; create view {name} as {rows}")
+                self._parts.add(name)
+        return name
+
     def writing_cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection that may make temporary types, which PIVOT needs before DuckDB 2.0."""
         with self._lock:
             return self._db.cursor()
 
     @contextmanager
-    def explained(self, sql: str) -> Iterator[None]:
-        """Turn DuckDB's exceptions (pyarrow's too, when it reads for DuckDB) into ours, of one line."""
+    def explained(self, statement: Statement | None) -> Iterator[None]:
+        """Turn DuckDB's exceptions (pyarrow's too, when it reads for DuckDB) into ours, of one line, which points into
+        the statement (None: one that the user never saw)."""
         import duckdb
 
         try:
@@ -218,7 +257,7 @@ class Sandbox:
             lost = next((path for path in self._files if path in str(e) and not Path(path).exists()), None)
             if lost is not None:
                 raise StoreError(f"`{lost}` is gone: ask again, or run `mirror repair` if it stays so") from e
-            raise QueryError(complaint(e, sql, self.cursor())) from e
+            raise QueryError(complaint(e, statement, self.cursor())) from e
 
 
 _sandboxes: weakref.WeakKeyDictionary[Snapshot, Sandbox] = weakref.WeakKeyDictionary()

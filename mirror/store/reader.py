@@ -68,6 +68,11 @@ class Reader:
         names = (f["path"] for t in self.snapshot.content["tables"].values() for f in t["files"])
         return [str(self.layout.root / name) for name in names]
 
+    @property
+    def tail(self) -> frozenset[str]:
+        """Tables of which the live tail of a server holds rows: the schema `tail` of `database()`."""
+        return frozenset(self._tail_tables)
+
     def relation(self, table: str, rid: int) -> str:
         """SQL of a FROM item with the rows of one run and all its versions, pruned to the files that hold the run."""
         held = self.snapshot.files(table, rid)

@@ -88,12 +88,18 @@ def create(
         )
     script = text("schema", "views.sql")
     db.execute(script.replace("create view raw.live", "create table raw.live") if materialise else script)
-    for name, gen in _LIVE.items():
+    for name in _LIVE:
         superseded = snapshot["tables"].get(name, {"superseded": False})["superseded"]
-        live = f"select * from raw.{name}"
-        if superseded or name in extra:
-            live = f"select t.* from raw.{name} t semi join raw.live l on l.rid = t.rid and l.{gen} = t.gen"
-        db.execute(f"create view raw.{name}_live as {live}")
+        db.execute(
+            f"create view raw.{name}_live as {live(name, f'raw.{name}', all=not superseded and name not in extra)}"
+        )
+
+
+def live(table: str, rows: str, *, all: bool) -> str:
+    """A select of the live ones among rows (a FROM item) of a table; `all` says that they are live anyway."""
+    gen = _LIVE[table]
+    found = f"select * from {rows}"
+    return found if all else f"select t.* from {rows} t semi join raw.live l on l.rid = t.rid and l.{gen} = t.gen"
 
 
 def write_database(layout: Layout, snapshot: Mapping[str, Any]) -> None:
