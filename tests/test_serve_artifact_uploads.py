@@ -64,6 +64,11 @@ def test_what_was_logged_is_what_is_served_and_stored(server: Server) -> None:
     by_key = entries(server, first["id"])["a.txt"]["url"]
     assert requests.get(by_key, timeout=10).status_code == 401
     assert requests.get(by_key, auth=("api", server.key), timeout=10).content == b"a"
+    older = f"{server.url}/artifacts/local/{hashlib.md5(b'a').hexdigest()}"  # the address of manifests of layout V1
+    assert requests.get(older, auth=("api", server.key), timeout=10).content == b"a"
+    with serving(server.root, "--read-only", key=server.key) as other:
+        assert fetched(other, first["id"]) == FILES_OF_ONE and len(versions(other, "plain")) == 1
+        assert "read-only" in ask(other, COMMIT, id=first["id"])["errors"][0]["message"]
     with Reader(server.root) as reader:
         held = reader.connect().execute(
             "select path, digest, size, sha256 from artifact_entries where collection = 'plain' order by path"
@@ -312,11 +317,11 @@ def test_many_at_once_get_numbers_without_gaps_or_doubles(server: Server) -> Non
         return done["id"], done["versionIndex"], data
 
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(log, range(24)))
-    assert sorted(number for _, number, _ in made) == list(range(24))
+        made = list(pool.map(log, range(16)))
+    assert sorted(number for _, number, _ in made) == list(range(16))
     held = versions(server, "many")
     assert {(v["id"], v["versionIndex"]) for v in held} == {(i, number) for i, number, _ in made}
-    assert [v["versionIndex"] for v in held] == list(range(23, -1, -1))
+    assert [v["versionIndex"] for v in held] == list(range(15, -1, -1))
     assert sum("latest" in [a["alias"] for a in v["aliases"]] for v in held) == 1
     assert all(fetched(server, i) == {"x": data} for i, _, data in made[:5])
 
@@ -399,7 +404,7 @@ def test_a_large_file_does_not_grow_the_server(server: Server) -> None:
 
 
 def test_a_killed_server_has_every_artifact_it_acknowledged(tmp_path: Path) -> None:
-    """Four clients log while the server is killed three times. Twice is nothing, and nothing is missing."""
+    """Four clients log while the server is killed again and again: nothing is missing, and nothing is there twice."""
     done: dict[bytes, dict[str, Any]] = {}
     stop = threading.Event()
 
@@ -421,7 +426,7 @@ def test_a_killed_server_has_every_artifact_it_acknowledged(tmp_path: Path) -> N
         threads = [threading.Thread(target=log, args=(client,)) for client in range(4)]
         for thread in threads:
             thread.start()
-        for _ in range(3):
+        for _ in range(2):
             stop.wait(random.uniform(1.0, 1.5))
             server.kill()
             server.start()

@@ -119,6 +119,7 @@ print(json.dumps(seen))
 
 READ = """
 import json, pathlib, sys, wandb
+from wandb.apis.public import Artifacts
 home = pathlib.Path(sys.argv[1])
 seen = {}
 run = wandb.init(project="p", id="user", settings=wandb.Settings(silent=True))
@@ -163,10 +164,21 @@ seen["file total"] = len(api.artifact("p/data:v0").files())
 seen["pages"] = [a.version for a in api.artifacts("dataset", "p/data", per_page=1)]
 seen["oldest"] = [a.version for a in api.artifacts("dataset", "p/data", order="+createdAt")]
 seen["tagged"] = [a.version for a in api.artifacts("dataset", "p/data", tags=["red"])]
+def filtered(filters):
+    return [a.version for a in Artifacts(api._service_api, "local", "p", "data", "dataset", filters=filters)]
+seen["filtered"] = [filtered(f) for f in (
+    {"state": "COMMITTED", "tags": "red"}, {"tags": {"$in": ["none"]}}, {"createdAt": {"$gt": "2020-01-01T00:00:00Z"}})]
+try:
+    filtered({"host": "x"})
+except Exception as exc:
+    seen["bad filter"] = str(exc)
 seen["total"] = len(api.artifacts("dataset", "p/data"))
 seen["types"] = sorted(t.name for t in api.artifact_types("p"))
 seen["type"] = api.artifact_type("dataset", "p").name
 seen["collections"] = sorted(c.name for c in api.artifact_collections("p", "dataset", per_page=2))
+kind = api.artifact_type("dataset", "p")
+some = {"name": {"$regex": "^(g|r)"}}
+seen["some"] = [[c.name for c in kind.collections(filters=some, order=o)] for o in ("name", "-name")]
 collection = api.artifact_collection("dataset", "p/data")
 seen["collection"] = [collection.name, collection.type, collection.description, list(collection.tags),
                       sorted(collection.aliases), collection.is_sequence(), len(list(collection.artifacts()))]
@@ -253,8 +265,10 @@ def test_listings(seen: Any) -> None:
     assert seen["files"] == {name: [len(data), md5(data)] for name, data in FILES.items()}
     assert sorted(seen["two files"]) == ["a.txt", "empty"] and seen["file total"] == len(FILES)
     assert (seen["pages"], seen["oldest"], seen["tagged"], seen["total"]) == (["v1", "v0"], ["v0", "v1"], ["v0"], 2)
+    assert seen["filtered"] == [["v0"], [], ["v1", "v0"]] and "cannot be asked of artifacts" in seen["bad filter"]
     assert seen["types"] == ["dataset", "results", "run_table"] and seen["type"] == "dataset"
     assert seen["collections"] == ["data", "grows", "refs"]
+    assert seen["some"] == [["grows", "refs"], ["refs", "grows"]]
     assert seen["collection"] == ["data", "dataset", None, [], ["best", "first", "latest", "v0", "v1"], True, 2]
     assert seen["exists"] == [True, False, False, True, False]
 
@@ -316,6 +330,9 @@ with new.new_file("x.txt") as out:
     out.write("x")
 seen["next"] = run.log_artifact(new).wait().version
 run.finish()
+wandb.Api().run("p/drafter").delete(delete_artifacts=True)
+attempt("deleted with its run", lambda: wandb.Api().artifact("p/grows:v2"))
+seen["others"] = [x.version for x in wandb.Api().artifacts("dataset", "p/grows")]
 e = wandb.Api().artifact_collection("dataset", "p/refs")
 e.delete()
 attempt("deleted collection", lambda: wandb.Api().artifact("p/refs:v0"))
@@ -334,6 +351,7 @@ def test_changes(server: Server, seen: Any) -> None:
     assert found["collection"] == ["renamed", "a collection", ["team", "two"], "corpus", ["renamed:v0"]]
     assert "not found" in found["old name"] and found["types"] == ["corpus", "dataset", "results", "run_table"]
     assert found["next"] == "v2"  # the number of a deleted version is not given again
+    assert "not found" in found["deleted with its run"] and found["others"] == ["v1", "v0"]
     assert "not found" in found["deleted collection"] and found["collections"] == ["grows"]
     with Reader(server.root) as reader:
         rows = reader.connect().execute(

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,18 +20,19 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from mirror.errors import LockedError, NotFoundError, UsageError
-from mirror.records import Artifact, ArtifactCollection, ArtifactUse, Item, ItemKey
+from mirror.records import Artifact, ArtifactCollection, ArtifactUse, Item, ItemKey, RunKey
 from mirror.server import artifacts_manifest as manifests
 from mirror.server import ids
 from mirror.server.artifacts_drafts import Arrived, Draft, Drafts, id_of, new_token, token_of
 from mirror.server.artifacts_manifest import Contents
-from mirror.server.artifacts_stored import Held, HeldCollection, StoredArtifacts
+from mirror.server.artifacts_stored import ALIVE, Held, HeldCollection, StoredArtifacts
 from mirror.server.blobs import blob_path, incoming
 from mirror.server.home import Home
 from mirror.store import Writer
 
 PENDING, COMMITTED, DELETED = "PENDING", "COMMITTED", "DELETED"
-_LARGE = 1 << 20
+_LARGE = 1 << 20  # bytes of manifests
+_SWEEP_EVERY = 3600.0
 _PART = re.compile(r"\d{1,5}-[0-9a-f]{32}")
 Sequence_ = tuple[str, str, str]
 """entity, project, collection: what versions are numbered in."""
@@ -55,7 +57,14 @@ class Artifacts:
         self.drafts = Drafts(home.layout.live / "artifacts")
         self._locks = [threading.RLock() for _ in range(64)]
         self._parsing = threading.Lock()
+        self._swept = 0.0
         if not home.read_only:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget drafts that nobody finished, now and then."""
+        if time.monotonic() - self._swept > _SWEEP_EVERY or not self._swept:
+            self._swept = time.monotonic()
             self.drafts.sweep()
 
     @property
@@ -137,6 +146,7 @@ class Artifacts:
 
     def create(self, draft: Draft, client_token: str | None) -> Held | Draft:
         """A draft, or the committed version of the collection that holds the same."""
+        self._sweep()
         wanted = draft.artifact
         sequence = sequence_of(wanted)
         with self._alone(sequence):
@@ -339,6 +349,12 @@ class Artifacts:
                 )
             gone = replace(held.artifact, state=DELETED, aliases=(), updated_at=now())
             self._write([gone], [("artifacts", gone.key)])
+
+    def delete_logged_by(self, key: RunKey) -> None:
+        """Forget the versions that a run logged."""
+        where = f"source = ? and run_entity = ? and run_project = ? and run_id = ? and {ALIVE}"
+        for held in self.stored.versions(where, (self.home.source, key.entity, key.project, key.run_id)):
+            self.delete(held, with_aliases=True)
 
     def use(self, held: Held, use: ArtifactUse) -> None:
         """Note that a run uses a version. Artifacts from elsewhere are noted too, unless a sync writes them now."""

@@ -21,8 +21,9 @@ from mirror.records import ArtifactEntry
 
 Contents = dict[str, dict[str, Any]]
 
-MAX_BYTES = 128 << 20
-"""The largest manifest that is taken: about a million entries. It is read in one piece, one at a time."""
+MAX_BYTES = 32 << 20
+"""The largest manifest that is taken: about 400,000 entries (W&B advises to stay below 100,000). It is read in one
+piece and takes about ten times as much memory; large ones are read one at a time."""
 
 _HEADER = b"wandb-artifact-manifest-v1\n"
 _FRAME = {"version": 1, "storagePolicy": "wandb-storage-policy-v1", "storagePolicyConfig": {"storageLayout": "V2"}}

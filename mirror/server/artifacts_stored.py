@@ -116,17 +116,18 @@ class StoredArtifacts:
         return self.versions(where, (source, *sequence, list(aliases)))
 
     def filtered(self, filters: str, rids: Sequence[int]) -> list[int]:
-        """Those of the versions that meet a filter as runs have them (`state`, `tags`, `createdAt`, ..)."""
+        """Those of the versions or collections that meet a filter, written as one of runs: over name, state, tags,
+        createdAt and updatedAt. `UsageError` for others."""
         import duckdb
 
         from mirror.query.filters import to_sql
 
-        chosen = ", ".join(map(str, rids)) or "null"
-        inner = (
-            "select *, collection as name, 'v' || version as display_name, description as notes, "
-            f"created_at as heartbeat_at from {self._live('artifacts')} where rid in ({chosen})"
+        chosen = f"rid in ({', '.join(map(str, rids)) or 'null'})"
+        columns = "rid, collection as run_id, tags, created_at, updated_at"
+        rows = (
+            f"(select {columns}, coalesce(state, 'COMMITTED') as state from {self._live('artifacts')} where {chosen} "
+            f"union all select {columns}, 'READY' from {self._live('artifact_collections')} where {chosen}) runs"
         )
-        rows = f"(select * exclude (run_id), name as run_id from ({inner})) runs"
         try:
             found = {rid for (rid,) in self._ask(f"select rid from {rows} where {to_sql(filters)}", ())}
         except duckdb.Error as exc:

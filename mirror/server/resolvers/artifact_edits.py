@@ -191,6 +191,7 @@ def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
         digests = [f["md5"] for f in input["artifactFiles"] if f["artifactID"] == artifact_id]
         found = ctx.artifacts.stored.bytes_of(draft.artifact.key.entity, list(dict.fromkeys(digests)))
         held |= {(artifact_id, md5) for md5 in found}
+    made_of = {artifact_id: node(draft, info) for artifact_id, draft in drafts.items()}
     nodes = []
     for asked in input["artifactFiles"]:
         draft, md5 = drafts[asked["artifactID"]], _hex_md5(asked["md5"])
@@ -202,7 +203,7 @@ def _create_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
             "storagePath": md5,
             "uploadUrl": None if here else ctx.link(f"/artifact-files/{draft.token}/file/{md5}", sign="PUT"),
             "uploadHeaders": [],
-            "artifact": node(draft, info),
+            "artifact": made_of[asked["artifactID"]],
         }
         if asked.get("uploadPartsInput") and not here:
             made["uploadMultipartUrls"] = _part_urls(ctx, draft, md5, asked["uploadPartsInput"])

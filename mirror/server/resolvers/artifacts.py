@@ -309,6 +309,12 @@ def ordering(order: str | None, default: str) -> str:
     return f"{_ORDERS[name]} {'desc' if order.startswith('-') else 'asc'}"
 
 
+def _is_plain(filters: str | None) -> bool:
+    """Whether a filter lets everything through that is listed without one."""
+    text = (filters or "").replace(" ", "")
+    return text in ("", "{}", "null", '{"state":"COMMITTED"}')
+
+
 def _versions(
     info: GraphQLResolveInfo,
     wanted: tuple[str, tuple[Any, ...], str],
@@ -320,8 +326,7 @@ def _versions(
 
     def make() -> list[int]:
         rids = stored.rids(*wanted)
-        plain = filters is None or filters.strip() in ("", "{}", "null", '{"state": "COMMITTED"}')
-        return rids if plain else stored.filtered(filters or "", rids)
+        return rids if _is_plain(filters) else stored.filtered(filters or "", rids)
 
     return _page_of_versions(info, ("versions", *wanted, filters), make, first, after)
 
@@ -355,10 +360,13 @@ def _collections(
     ctx = context(info)
     stored = ctx.artifacts.stored
     by = ordering(order, "rid desc")
-    if filters and filters.strip() not in ("", "{}", "null"):
-        raise UsageError("collections of artifacts cannot be filtered here: filter what is listed")
-    name = (ctx.home.shelves.newest().number, "collections", where, params, by)
-    page = ctx.listings.page(name, lambda: stored.collection_rids(where, params, by), first, after)
+
+    def make() -> list[int]:
+        rids = stored.collection_rids(where, params, by)
+        return rids if _is_plain(filters) else stored.filtered(filters or "", rids)
+
+    name = (ctx.home.shelves.newest().number, "collections", where, params, by, filters)
+    page = ctx.listings.page(name, make, first, after)
     chosen = ", ".join(str(rid) for _, rid in page.items) or "null"
     found = {c.rid: c for c in stored.collections(f"rid in ({chosen})")}
     shown = [(cursor, found[rid]) for cursor, rid in page.items if rid in found]

@@ -163,7 +163,10 @@ def by_path(ctx: Context, given: dict[str, Any]) -> Found:
 
 def _delete_run(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
     ctx = context(info)
-    ctx.home.delete(_by_id(ctx, input["id"]))
+    found = _by_id(ctx, input["id"])
+    ctx.home.delete(found)
+    if input.get("deleteArtifacts"):
+        ctx.artifacts.delete_logged_by(found.run.key)
     return {"success": True, "clientMutationId": input.get("clientMutationId")}
 
 

@@ -12,6 +12,8 @@ from mirror.server.context import Context, context
 from mirror.server.wire import connection
 
 _FEATURES = {
+    "ARTIFACT_COLLECTIONS_FILTERING_SORTING",
+    "ARTIFACT_TAGS",
     "CLIENT_IDS",
     "LARGE_FILENAMES",
     "MARK_RUN_FILES_UPLOADED",
