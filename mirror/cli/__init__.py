@@ -16,6 +16,7 @@ _COMMANDS = {
     "runs": ("runs", "List runs, filtered and ordered as in wandb.Api()."),
     "show": ("show", "Show a run on a page: what made it, config, summary, curves, files."),
     "diff": ("diff", "Show what differs between runs: attributes, config, summary."),
+    "best": ("best", "Show the best runs of a sweep or a project, with their parameters."),
     "export": ("export", "Write histories, configs, summaries, ... to files: CSV, Parquet, JSON lines."),
     "translate": ("translate", "Print a filter of wandb.Api().runs as SQL."),
     "plot": ("plot", "Plot a metric over runs, on the terminal or as a picture."),

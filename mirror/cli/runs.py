@@ -92,15 +92,21 @@ def selected(
     limit: int | None = None,
     source: str | None = None,
     deleted: bool = False,
+    group: str | None = None,
     reader: Reader | None = None,
 ) -> Selection:
     """The runs that arguments and options name; with a `reader`, a path may be the id of a run that it holds, and one
     that it does not hold is an error. What a filter's author should know goes to stderr."""
     from mirror.paths import parse
+    from mirror.query.filters import Filter
     from mirror.query.filters import parse as parse_filter
+    from mirror.query.filters.tree import And
     from mirror.query.runs import Selection, find_path
 
     parsed = parse_filter(_text(filter_)) if filter_ is not None else None
+    if group is not None:
+        within = parse_filter({"group": group})
+        parsed = within if parsed is None else Filter(And((parsed.node, within.node)), parsed.notices)
     for notice in parsed.notices if parsed else ():
         click.echo(safe(f"Note: {notice}"), err=True)
     found = [parse(path) if reader is None else find_path(reader, path, source) for path in paths]

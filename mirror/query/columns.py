@@ -6,6 +6,7 @@ DOUBLE with NaN and infinities, strings as VARCHAR, true and false as BOOLEAN; a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def expressions(reader: Reader, names: Sequence[str], selection: Selection | Cho
             found[name] = _path()
         elif name == "duration":
             found[name] = attribute_sql(Attribute("duration", "duration", "duration"))
-        elif name.partition(".")[0] in _ROOTS:
+        elif re.split(r"[.\[]", name, maxsplit=1)[0] in _ROOTS:
             documents[name] = _document(name)
         else:
             raise UsageError(_unknown(name, [*held, "path", "duration", "config.<key>", "summary_metrics.<key>"]))
@@ -94,18 +95,21 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 
 def _document(name: str) -> Expr:
-    """The value at `config.<key>` or `summary.<key>` as JSON, NULL where there is none. A key that is spelled like
-    that goes before one that its dots lead to."""
+    """The value at `config.<key>`, `summary.<key>` or `config["key"]["inner"]` as JSON, NULL where there is none. A
+    key that is spelled like that goes before one that its dots lead to."""
     from mirror.query.filters.compile import pointer, readings
     from mirror.query.filters.fields import MAX_PARTS, resolve
     from mirror.query.filters.sql import call, column, text
+    from mirror.query.filters.tree import Document
 
     root, dot, key = name.partition(".")
-    places: list[tuple[str, ...]] = [(key,)] if dot else [()]
-    if "" not in (parts := key.split(".")) and len(parts) <= MAX_PARTS:
+    places: list[tuple[str, ...]] = [(key,)] if dot and root in _ROOTS else []
+    if not places or ("" not in (parts := key.split(".")) and len(parts) <= MAX_PARTS):
         field, _ = resolve(name)
-        places += [place for place in readings(getattr(field, "parts", ())) if place not in places]
-    document = column("config" if root == "config" else "summary", "runs")
+        assert isinstance(field, Document)
+        meant = [field.parts] if field.exact else readings(field.parts)
+        places += [place for place in meant if place not in places]
+    document = column("config" if name.startswith("config") else "summary", "runs")
     values = [call("json_extract", document.copy(), text(pointer(place))) for place in places]
     return call("coalesce", *values) if len(values) > 1 else values[0]
 

@@ -82,7 +82,7 @@ def _query(reader: Reader, stream: Stream, x: str, rest: str) -> str:
 
 
 def _collected(query: str, reader: Reader, given: Sequence[Any], x: str, more: Mapping[str, Any]) -> dict[int, Curve]:
-    params = {"rids": given[0], "key": given[1]} | more | ({} if x == "_step" else {"x": x})
+    params = {"rids": given[0], "key": given[1], **more, **({} if x == "_step" else {"x": x})}
     connection = sandbox(reader).cursor()
     try:
         found: dict[int, Curve] = {}
