@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-import orjson
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -26,7 +24,7 @@ from mirror.server.blobs import Blob, blob_path
 from mirror.server.context import Context
 from mirror.server.exports import Exports
 from mirror.server.home import Home
-from mirror.server.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, read_body
+from mirror.server.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, parsed_body, read_body
 from mirror.server.listings import Listings
 from mirror.server.look import Found
 from mirror.server.rows import dumps
@@ -81,7 +79,9 @@ class Server:
             Route("/ready", self._guarded(self.health, anonymous=True)),
             Route("/", self._guarded(self.root, anonymous=True)),
         ]
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _not_found, 405: _not_found})
+        made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _not_found, 405: _not_found})
+        made.router.redirect_slashes = False  # it would send clients to whatever host they named
+        return made
 
     # -- around every handler -----------------------------------------------------------------------------
 
@@ -238,13 +238,7 @@ class Server:
 
 
 def _graphql_request(body: bytes) -> tuple[str, dict[str, Any] | None, str | None]:
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            found = json.loads(body)
-        except ValueError as exc:
-            raise Refused(400, f"the body is no JSON: {exc}") from exc
+    found = parsed_body(body)
     query = found.get("query") if isinstance(found, dict) else None
     variables = found.get("variables") if isinstance(found, dict) else None
     if not isinstance(query, str) or not (variables is None or isinstance(variables, dict)):

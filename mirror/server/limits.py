@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections import Counter
+from typing import Any
 
 import anyio
+import orjson
 from graphql import DocumentNode, FieldNode, FragmentDefinitionNode, FragmentSpreadNode, SelectionSetNode
 from starlette.requests import Request
 
@@ -52,6 +55,8 @@ async def read_body(request: Request, limit: int) -> bytes:
                         raise Refused(400, f"the body is not valid gzip: {exc}") from exc
                     if inflate.unconsumed_tail:
                         raise too_large
+                    if inflate.unused_data:
+                        raise Refused(400, "the gzip body goes on behind its end: send it as one piece")
                 held += chunk
                 if len(held) > limit:
                     raise too_large
@@ -60,6 +65,17 @@ async def read_body(request: Request, limit: int) -> bytes:
     if inflate and held and not inflate.eof:
         raise Refused(400, "the gzip body ends too early")
     return bytes(held)
+
+
+def parsed_body(body: bytes) -> Any:
+    """The JSON value of a body; 400 if it is none. Lone surrogates and NaN tokens are taken as the SDK sends them."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as exc:
+            raise Refused(400, f"the body is no JSON: {exc}") from exc
 
 
 def check_document(document: DocumentNode) -> None:

@@ -7,15 +7,12 @@ should know. A posted line is a row only if it is a JSON object.
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
-import orjson
-
 from mirror.records import Run
 from mirror.server.home import Home
-from mirror.server.limits import Refused
+from mirror.server.limits import Refused, parsed_body
 from mirror.server.live import ENDED, LiveRun, LiveRuns
 from mirror.server.rows import one_line, parse_row
 from mirror.store.live import SpoolStream
@@ -51,13 +48,7 @@ def take(home: Home, entity: str, project: str, run_id: str, body: bytes) -> dic
 def _parsed(body: bytes) -> dict[str, Any]:
     if not body.strip():
         return {}
-    try:
-        post = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            post = json.loads(body)  # lone surrogates
-        except ValueError as exc:
-            raise Refused(400, f"the body is no JSON: {exc}") from exc
+    post = parsed_body(body)
     if not isinstance(post, dict) or not isinstance(post.get("files"), dict | None):
         raise Refused(400, 'the body must be an object like {"files": {..}, "complete": true, "exitcode": 0}')
     for name, piece in (post.get("files") or {}).items():
