@@ -258,7 +258,8 @@ class StoredArtifacts:
         rows = self._rows(table)
         if not self._shelf.snapshot.content["tables"].get(table, {"superseded": False})["superseded"]:
             return rows
-        return f"(select * from {rows} qualify gen = max(gen) over (partition by rid))"
+        newest = f"(select rid, max(gen) as gen from {rows} group by rid)"
+        return f"(select r.* from {rows} r semi join {newest} m on m.rid = r.rid and m.gen = r.gen)"
 
     def _ask(self, query: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = self._shelf.connect().execute(query, [_plain(p) for p in params]).fetchall()
