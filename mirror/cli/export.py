@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,7 @@ def _written(plan: dict[Path, Product], format: str) -> int:
     console = Console(stderr=True)
     columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
     count = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
         for path, product in progress.track(plan.items(), total=len(plan)):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
