@@ -116,6 +116,20 @@ def test_an_identical_artifact_is_no_new_version(server: Server) -> None:
     assert on_purpose["versionIndex"] == 2
 
 
+def test_what_was_deleted_can_be_logged_again_and_gets_a_number_of_its_own(server: Server) -> None:
+    logging = Logging(server, "again", {"x": b"again"})
+    first = logging.all()
+    delete = "mutation($id: ID!) { deleteArtifact(input: {artifactID: $id, deleteAliases: true}) { artifact { id } } }"
+    server.graphql(delete, id=first["id"])
+    assert versions(server, "again") == []
+    second = logging.all()  # by the same client, even
+    assert second["versionIndex"] == 1 and second["id"] != first["id"]
+    assert fetched(server, second["id"]) == {"x": b"again"}
+    query = "query($c: ID!) { clientIDMapping(clientID: $c) { serverID } }"
+    mapped = server.graphql(query, c=logging.input["clientID"])
+    assert mapped["clientIDMapping"] == {"serverID": second["id"]}
+
+
 def test_nobody_sees_what_is_not_committed_and_it_can_be_finished_after_a_restart(server: Server) -> None:
     logging = Logging(server, "unfinished", {"x": b"some", "y": b"more"})
     logging.create()

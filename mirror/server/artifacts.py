@@ -127,7 +127,8 @@ class Artifacts:
     def by_client_id(self, token: str) -> str | None:
         """The id of the artifact that a client knows under a name of its own."""
         storage_id = id_of(token)
-        if self.stored.find(self.home.source, storage_id):
+        held = self.stored.find(self.home.source, storage_id)
+        if held and not held.deleted:
             return storage_id
         found = self.drafts.find(token)
         return storage_id if isinstance(found, Draft) else found
