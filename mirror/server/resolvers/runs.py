@@ -63,11 +63,11 @@ def _wandb_config(node: RunNode, _: GraphQLResolveInfo, keys: list[str] | None =
     return dumps(inner if keys is None else {k: inner[k] for k in keys if k in inner}).decode()
 
 
-def _user(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any] | None:
+def _user(node: RunNode, info: GraphQLResolveInfo) -> dict[str, Any]:
+    """A user without a name if none is known: the SDK (0.31) cannot load a run whose user is null."""
     run: Run = node.found.run
-    if not (run.username or run.user_name):
-        return None
-    return user(run.username or "", context(info)) | {"name": run.user_name or run.username}
+    known = user(run.username or "", context(info))
+    return known | {"username": run.username, "name": run.user_name or run.username}
 
 
 def _url(node: RunNode, info: GraphQLResolveInfo) -> str:
