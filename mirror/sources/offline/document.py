@@ -14,6 +14,8 @@ from typing import Any
 from mirror.records import Run, RunKey
 from mirror.sources.offline.protobuf import as_dict, messages
 
+_DEFINED = 3
+"""MetricOptions.defined"""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -118,7 +120,10 @@ class Document:
         key = "=" + metric.name if metric.name else "*" + metric.glob_name
         held = {} if metric._control.overwrite else self.metrics.get(key, {})
         self.metrics.pop(key, None)
-        self.metrics[key] = held | {"6": [], "7": []} | _numbered(metric, without=("_control", "_info"))
+        new = {"6": [], "7": []} | _numbered(metric, without=("_control", "_info"))
+        if metric.glob_name:
+            new["6"] = [flag for flag in new["6"] if flag != _DEFINED]  # the SDK says that of single metrics only
+        self.metrics[key] = held | new
 
     # -- what it comes to ---------------------------------------------------------------------------------
 
