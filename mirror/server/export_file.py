@@ -38,8 +38,9 @@ MAX_SLOTS = 4_000_000_000
 """Rows times keys of a run beyond which a wide file makes no sense: such a run is read by rows."""
 
 _BLOCK = 16  # rows; the smallest stretch that is read at once
-_SLOT_BYTES = 16  # what a place in a wide table costs while it is made
-_CELL_BYTES = 64
+_SLOT_BYTES = 8  # what a place in a wide table costs while it is made
+_CELL_BYTES = 32  # and a cell
+_FILE_PIECES = 40_000  # columns times row groups of a file: each costs memory until the file is closed
 _TYPES = {"number": "number", "int": "number", "nonfinite": "number", "bool": "bool", "string": "string",
           "list": "list", "dict": "map", "media": "map"}  # fmt: skip
 _TYPE_OF_KIND = np.array([list(dict.fromkeys(_TYPES.values())).index(_TYPES[k]) if k in _TYPES else -1 for k in KINDS])
@@ -76,23 +77,33 @@ def write(db: duckdb.DuckDBPyConnection, cells: str, rows: int, folder: Path) ->
             empty = pa.schema([], {"wandb-compacted": "true"})
             pq.write_table(empty.empty_table(), folder / "0.parquet")
             return 1
-        source = _Source(db, cells)
+        source = _Source(db, cells, rows)
         if rows * len(source.columns) > MAX_SLOTS:
             return None
         schema = pa.schema([(column.name, column.type) for column in source.columns])
-        for n, start in enumerate(range(0, rows, FILE_ROWS)):
-            # A column in which nothing repeats is not worth a dictionary; the writer finds out by itself.
-            with pq.ParquetWriter(folder / f"{n}.parquet", schema, compression="snappy", use_dictionary=True) as out:
-                for table in source.tables(start, min(rows, start + FILE_ROWS), schema):
-                    out.write_table(table, row_group_size=len(table))
-        return -(-rows // FILE_ROWS)
+        files = 0
+        out: pq.ParquetWriter | None = None
+        try:
+            room = pieces = 0
+            for table in source.tables(schema):
+                if out is None or len(table) > room or pieces + table.num_columns > _FILE_PIECES:
+                    if out is not None:
+                        out.close()
+                    out = pq.ParquetWriter(folder / f"{files}.parquet", schema, compression="snappy")
+                    files, room, pieces = files + 1, FILE_ROWS, 0
+                out.write_table(table, row_group_size=len(table))
+                room, pieces = room - len(table), pieces + table.num_columns
+        finally:
+            if out is not None:
+                out.close()
+        return files
 
 
 class _Source:
     """The cells of a run and the columns they are spread over."""
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, cells: str) -> None:
-        self._db = db
+    def __init__(self, db: duckdb.DuckDBPyConnection, cells: str, rows: int) -> None:
+        self._db, self._rows = db, rows
         self._from, self._at = f"from {cells}", "row"
         query = f"select 1 from (select step < lag(step) over (order by row) as back {self._from} and key = '_step')"
         if db.execute(f"{query} where back limit 1").fetchone():
@@ -134,7 +145,7 @@ class _Source:
     def _find_shapes(self) -> None:
         """Give lists and dictionaries the type that all values of their key have."""
         shapes: dict[tuple[int, str], pa.DataType | None] = {}
-        for first, last in self._stretches("kind in ('list', 'dict', 'media')", 0, None):
+        for first, last in self._stretches("kind in ('list', 'dict', 'media')"):
             where = f"kind in ('list', 'dict', 'media') and {self._at} >= {first} and {self._at} < {last}"
             query = f"select key, path_id, kind, j {self._from} and {where}"
             for key, path_id, kind, text in self._db.execute(query).fetchall():
@@ -148,21 +159,18 @@ class _Source:
         for (number, group), shape in shapes.items():
             self.columns[number].types[group] = pa.string() if shape is None else _concrete(shape)
 
-    def _stretches(self, condition: str, start: int, end: int | None) -> Iterator[tuple[int, int]]:
+    def _stretches(self, condition: str) -> Iterator[tuple[int, int]]:
         """Ranges [first, last) of places that weigh about as much each."""
-        within = f"{self._at} >= {start}" + (f" and {self._at} < {end}" if end is not None else "")
         weights = self._db.execute(
-            f"select ({self._at} - {start}) // {_BLOCK} as block, count(*) * {_CELL_BYTES} + "
-            f"coalesce(sum(strlen(j)), 0) + {_BLOCK * _SLOT_BYTES * len(self.columns)} "
-            f"{self._from} and {condition} and {within} group by block order by block"
+            f"select {self._at} // {_BLOCK} as block, count(*) * {_CELL_BYTES} + coalesce(sum(strlen(j)), 0) "
+            f"+ {_BLOCK * _SLOT_BYTES * len(self.columns)} {self._from} and {condition} group by block order by block"
         ).fetchall()
         for first, last in evenly([(int(block), int(weight)) for block, weight in weights]):
-            stop = start + (last + 1) * _BLOCK
-            yield start + first * _BLOCK, stop if end is None else min(stop, end)
+            yield first * _BLOCK, min((last + 1) * _BLOCK, self._rows)
 
-    def tables(self, start: int, end: int, schema: pa.Schema) -> Iterator[pa.Table]:
-        """The rows at places [start, end), in tables of `schema`."""
-        for first, last in self._stretches("true", start, end):
+    def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
+        """All rows, in tables of `schema`."""
+        for first, last in self._stretches("true"):
             where = f"{self._at} >= {first} and {self._at} < {last}"
             query = f"select key, path_id, {self._at} as place, step, kind, v, j {self._from} and {where}"
             yield self._table(self._db.sql(query).to_arrow_table(), first, last - first, schema)
@@ -189,21 +197,22 @@ class _Cells:
     """Cells of one stretch, sorted by column and row."""
 
     def __init__(self, cells: pa.Table) -> None:
-        self._type = _TYPE_OF_KIND[kind_codes(cells)]
         self._kind = kind_codes(cells)
+        self._type = _TYPE_OF_KIND[self._kind]
         self._v: npt.NDArray[np.float64] = cells["v"].to_numpy()
-        self._j = cells["j"]
-        self._step = cells["step"]
+        self._j = cells["j"].combine_chunks()
+        self._written = self._j.is_valid().to_numpy(zero_copy_only=False) & (self._kind <= INT)
+        self._step = cells["step"].combine_chunks()
 
     def array(self, column: Column, part: slice, at: Ints, rows: int) -> pa.Array:
         if column.name == "_step":
-            return _spread(self._step.slice(part.start, part.stop - part.start).combine_chunks(), at[part], rows)
+            return _spread(self._step.slice(part.start, part.stop - part.start), at[part], rows)
         found = {}
         for name, kind in column.types.items():
             where = part.start + np.flatnonzero(self._type[part] == _NAMES.index(name))
             found[name] = _spread(self._dense(name, kind, where), at[where], rows)
         if len(found) < 2:
-            return next(iter(found.values()), pa.nulls(rows, column.type))
+            return next(iter(found.values())) if found else pa.nulls(rows, column.type)
         children = [found[name] for name in sorted(found)]
         missing = np.logical_and.reduce([child.is_null().to_numpy(zero_copy_only=False) for child in children])
         return pa.StructArray.from_arrays(children, fields=list(column.type), mask=pa.array(missing))
@@ -212,18 +221,17 @@ class _Cells:
         v = self._v[where]
         if name == "bool":
             return pa.array(v != 0)
-        texts = self._j.take(pa.array(where)).combine_chunks()
         if name == "number":
-            written = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False) & (self._kind[where] <= INT))
+            written = np.flatnonzero(self._written[where])
             if pa.types.is_int64(kind):
                 whole = np.where(np.isfinite(v), v, 0).astype(np.int64)
                 for i in written.tolist():
-                    whole[i] = int(texts[i].as_py())
+                    whole[i] = int(self._j[int(where[i])].as_py())
                 return pa.array(whole)
-            v = v.copy()
             for i in written.tolist():
-                v[i] = float(texts[i].as_py())
+                v[i] = float(self._j[int(where[i])].as_py())
             return pa.array(v)
+        texts = self._j.take(pa.array(where))
         if name == "string":
             return pa.array(_strings(texts.to_pylist()), pa.string())
         if pa.types.is_string(kind):
