@@ -2,7 +2,7 @@
 -- param metric text: key of the summary, e.g. loss or val/acc; dots also reach nested keys, e.g. val.acc
 -- param goal max|min = max: which end is better
 -- param project text = null: only runs of this project
--- param limit integer = 20: how many runs
+-- param limit count = 20: how many runs
 with scored as (
   select
     s.rid,

@@ -1,6 +1,6 @@
 -- question: How did a metric develop in each run? Steps in equal stretches, with least, mean and greatest value.
 -- param key text: key of the history, e.g. loss or train/loss
--- param buckets integer = 50: stretches a run
+-- param buckets count = 50: stretches a run
 -- param project text = null: only runs of this project
 -- param run run = null: only this run, as entity/project/run, a run id or a URL
 with cells as (

@@ -15,7 +15,7 @@ import sqlglot
 from sqlglot import exp
 
 import mirror
-from mirror.errors import AmbiguousError, UsageError
+from mirror.errors import AmbiguousError, MirrorError
 from mirror.query import saved
 from mirror.records import Run
 from mirror.store import Reader
@@ -159,7 +159,7 @@ def test_every_query_explains_itself_and_uses_its_parameters(name: str) -> None:
     body = re.sub(r"--.*", "", query.sql)
     assert set(re.findall(r"\$(\w+)", body)) == {p.name for p in query.parameters}
     for p in query.parameters:
-        assert p.about and (p.kind in ("text", "integer", "number", "run") or "|" in p.kind)
+        assert p.about and (p.kind in ("text", "integer", "count", "number", "run") or "|" in p.kind)
 
 
 @pytest.mark.parametrize("name", saved.names())
@@ -174,10 +174,21 @@ def test_queries_travel_to_other_engines(name: str, dialect: str) -> None:
     assert tree.sql(dialect=dialect, unsupported_level=sqlglot.ErrorLevel.RAISE)
 
 
-def test_wrong_parameters(reader: Reader) -> None:
-    with pytest.raises(UsageError, match="there is no saved query `curves`"):
-        saved.run(reader, "curves")
-    with pytest.raises(UsageError, match=r"`learning_curves` needs --param key=\.\.\."):
-        saved.run(reader, "learning_curves")
-    with pytest.raises(UsageError, match="parameter `buckets` is a integer, got `ten`"):
-        saved.run(reader, "learning_curves", {"key": "loss", "buckets": "ten"})
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("curves", {}, "there is no saved query `curves`; there are changes, compare_runs"),
+        ("learning_curves", {}, "`learning_curves` needs --param key=... (text): key of the history"),
+        ("learning_curves", {"key": "loss", "buckets": "ten"}, "`buckets` is an integer from 1 on, got `ten`: write --param buckets=10"),
+        ("learning_curves", {"key": "loss", "buckets": "0"}, "`buckets` is an integer from 1 on, got `0`"),
+        ("diverged", {"key": "loss", "factor": "x"}, "parameter `factor` is a number, got `x`: write --param factor=0.5"),
+        ("leaderboard", {"metric": "loss", "goal": "up"}, "parameter `goal` is max or min, got `up`: write --param goal=max"),
+        ("leaderboard", {"metric": "loss", "top": "1"}, "`leaderboard` has no parameter `top`; it has `metric`, `goal`, `project`, `limit`"),
+        ("storage", {"project": "p"}, "`storage` has no parameter `project`; it has none"),
+        ("compare_runs", {"a": "a1", "b": "nope"}, "the mirror holds no run `nope`"),
+    ],
+)  # fmt: skip
+def test_wrong_parameters(reader: Reader, name: str, given: dict[str, str], message: str) -> None:
+    with pytest.raises(MirrorError) as caught:
+        saved.run(reader, name, given)
+    assert message in str(caught.value)

@@ -29,7 +29,8 @@ def command(
 ) -> None:
     """Run a saved query, by its NAME in queries/.
 
-    Parameters are bound, never pasted into the SQL; `mirror query --list` shows which there are.
+    Parameters are bound, never pasted into the SQL; `mirror query --list` shows which queries there are and what
+    they want to know.
 
     \b
     Examples:
@@ -38,28 +39,17 @@ def command(
       mirror query learning_curves -p key=loss -p buckets=20 -o curves.parquet
       mirror query config_diff -p a=my-team/my-project/1a2b3c4d -p b=my-team/my-project/5e6f7a8b
     """
+    from mirror.cli.output import emit
     from mirror.query import saved
 
     if list_ or name is None:
         if name is not None or params:
             raise UsageError("--list takes no query and no parameters")
-        _list(saved.names())
+        emit(saved.listing(), format_, output)
         return
-    from mirror.cli.output import emit
+    saved.load(name)
     from mirror.cli.sql import bound
     from mirror.store import Reader
 
-    saved.load(name)
     with Reader(root) as reader:
         emit(saved.run(reader, name, bound(params), source), format_, output, root=root)
-
-
-def _list(names: list[str]) -> None:
-    from mirror.query import saved
-
-    for name in names:
-        query = saved.load(name)
-        click.echo(f"{name}: {query.question}")
-        for p in query.parameters:
-            default = "" if p.default is None else f" = {p.default}"
-            click.echo(f"  --param {p.name} ({p.kind}{default}): {p.about}")

@@ -4,8 +4,8 @@
     -- param metric text: key of the summary
     -- param goal max|min = max: which end is better
 
-A parameter has a type (text, integer, number, run or a choice of words), a default or none, and a description. It is
-bound as `$name`; `run` takes a run's path and binds its rid.
+A parameter has a type (text, integer, count, number, run or a choice of words), a default or none, and a description.
+It is bound as `$name`; `run` takes a run's path and binds its rid; a count is at least 1.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import UsageError
 from mirror.query.runs import find_run
 from mirror.query.sql import Result, execute
+from mirror.query.table import Table
 from mirror.resources import folder, text
 
 if TYPE_CHECKING:
@@ -27,11 +28,18 @@ _QUESTION = re.compile(r"^-- question: (.+)$", re.M)
 _PARAM = re.compile(r"^-- param (\w+) (\S+?)(?: = (\S+))?: (.+)$", re.M)
 
 
+_NUMBERS: dict[str, tuple[type[int] | type[float], str, str]] = {
+    "integer": (int, "an integer", "0"),
+    "count": (int, "an integer from 1 on", "10"),
+    "number": (float, "a number", "0.5"),
+}
+
+
 @dataclass(frozen=True)
 class Parameter:
     name: str
     kind: str
-    """`text`, `integer`, `number`, `run`, or the words to choose from, with | between them."""
+    """`text`, `integer`, `count`, `number`, `run`, or the words to choose from, with | between them."""
     default: str | None
     """As written in the header; `null` is NULL. None means that a value must be given."""
     about: str
@@ -42,13 +50,22 @@ class Parameter:
             return None
         if self.kind == "run":
             return find_run(reader, str(given), source)["rid"]
-        if self.kind in ("integer", "number"):
+        if self.kind in _NUMBERS:
+            number, wanted, example = _NUMBERS[self.kind]
             try:
-                return int(given) if self.kind == "integer" else float(given)
-            except (ValueError, TypeError):
-                raise UsageError(f"parameter `{self.name}` is a {self.kind}, got `{given}`") from None
+                found = number(str(given))
+            except ValueError:
+                found = None
+            if found is None or (self.kind == "count" and found < 1):
+                raise UsageError(
+                    f"parameter `{self.name}` is {wanted}, got `{given}`: write --param {self.name}={example}"
+                )
+            return found
         if "|" in self.kind and given not in self.kind.split("|"):
-            raise UsageError(f"parameter `{self.name}` is {' or '.join(self.kind.split('|'))}, got `{given}`")
+            words = self.kind.split("|")
+            raise UsageError(
+                f"parameter `{self.name}` is {' or '.join(words)}, got `{given}`: write --param {self.name}={words[0]}"
+            )
         return str(given)
 
 
@@ -62,6 +79,15 @@ class SavedQuery:
 
 def names() -> list[str]:
     return sorted(path.stem for path in folder("queries").glob("*.sql"))
+
+
+def listing() -> Table:
+    """All saved queries as rows: a query with its question, followed by its parameters."""
+    rows: list[tuple[str | None, ...]] = []
+    for query in map(load, names()):
+        rows.append((query.name, None, None, None, query.question))
+        rows += [(query.name, p.name, p.kind, p.default, p.about) for p in query.parameters]
+    return Table(["query", "parameter", "type", "default", "about"], ["VARCHAR"] * 5, lambda: rows)
 
 
 def load(name: str) -> SavedQuery:
@@ -93,11 +119,11 @@ def run(reader: Reader, name: str, given: Mapping[str, Any] | None = None, sourc
         if parameter.name in given:
             value = given.pop(parameter.name)
         elif parameter.default is None:
-            raise UsageError(f"`{name}` needs --param {parameter.name}=...: {parameter.about}")
+            raise UsageError(f"`{name}` needs --param {parameter.name}=... ({parameter.kind}): {parameter.about}")
         else:
             value = None if parameter.default == "null" else parameter.default
         bound[parameter.name] = parameter.value(reader, value, source)
     if given:
-        known = ", ".join(p.name for p in query.parameters)
+        known = ", ".join(f"`{p.name}`" for p in query.parameters) or "none"
         raise UsageError(f"`{name}` has no parameter `{next(iter(given))}`; it has {known}")
     return execute(reader, query.sql, bound)
