@@ -199,3 +199,78 @@ def test_translate_refuses_bad_input(tmp_path: Path) -> None:
     assert isinstance(missing.exception, UsageError) and "cannot read the filter" in str(missing.exception)
     assert isinstance(translate("{stat").exception, FilterError)
     assert translate("{}", "--dialect", "oracle").exit_code == 2
+
+
+# -- hostile names, one translator ----------------------------------------------------------------------------
+
+HOSTILE = [
+    "a.b", ".", "a..b", "a/b", "/", "~", "~1", "it's", 'say "x"', "tab\there", "line\nbreak", "🦊", "Loss", "loss", "",
+    "x" * 300, "rid", "gen", "path", "type", "num", "str", "run_id", "value", "$set", "%", "_", "?", "$1", "a b", "\\",
+    "[0]", '["a"]', "0", "-1", "null", "ａ", "é", "e\u0301", "--", "/*", "*/", "'); DROP TABLE runs; --",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A run per name, which holds that name only, and the same below `in`."""
+    runs = {
+        f"r{i:02}": {"config": {name: i + 1, "in": {name: i + 1}}, "summary_metrics": {name: str(i)}}
+        for i, name in enumerate(HOSTILE)
+    }
+    return Store(tmp_path_factory.mktemp("hostile") / "m", runs)
+
+
+@pytest.mark.parametrize("i", range(len(HOSTILE)), ids=lambda i: repr(HOSTILE[i])[:20])
+def test_any_name_can_be_filtered(hostile: Store, i: int) -> None:
+    quoted = json.dumps(HOSTILE[i], ensure_ascii=False)
+    mine = [f"r{i:02}"]
+    for query in (
+        {f"config[{quoted}]": i + 1},
+        {f'config["in"][{quoted}]': {"$exists": True}},
+        {f"summary_metrics[{quoted}]": str(i)},
+        {f"summary_metrics[{json.dumps(HOSTILE[i])}]": {"$ne": None}},
+    ):
+        assert hostile.ask(query) == mine, query
+    if "" not in HOSTILE[i].split("."):
+        assert hostile.ask({f"config.{HOSTILE[i]}": i + 1}) == mine
+        if HOSTILE[i] != "value":  # W&B's wrapper: config.in.value is config.in
+            assert hostile.ask({f"config.in.{HOSTILE[i]}": i + 1}) == mine
+    else:
+        with pytest.raises(FilterError, match=r'or config\["name"\] for any name'):
+            to_sql({f"config.{HOSTILE[i]}": 1})
+
+
+def test_commands_and_objects_ask_the_same_way(project: Store) -> None:
+    root = str(project.reader.layout.root)
+    for query in ({"tags": {"$ne": "v1"}}, {"config.lr": {"$gte": 0.01}}, {"$not": {"state": "finished"}}):
+        listed = CliRunner().invoke(
+            cli, ["runs", "--mirror", root, "--filter", json.dumps(query), "--format", "jsonl", "--columns", "run_id"]
+        )
+        assert listed.exit_code == 0, listed.stderr
+        assert sorted(json.loads(line)["run_id"] for line in listed.stdout.splitlines()) == project.expected(query)
+        found = mirror.Api(root).runs("team/proj", filters=query)
+        assert sorted(run.id for run in found) == project.expected(query)
+
+
+def test_what_is_no_sql_stays_none(project: Store) -> None:
+    """Words of a filter end up in literals or parameters; nothing but the run tables is read, whatever they say."""
+    attempts = [
+        {"config.x": "1) or rid in (select rid from raw.runs)"},
+        {'config["x\'] or 1=1 --"]': 1},
+        {"state": {"$in": ["a', 'b') or (1=1", "\\'"]}},
+        {"display_name": {"$regex": "'\\)\\ OR\\ 1=1"}},
+        {"display_name": {"$contains": "' || (select string_agg(config_raw) from raw.runs) || '"}},
+        {"tags": {"$all": ["'); attach '/tmp/x' as y; --"]}},
+        {"config.x": {"$elemMatch": {"a') or 1=1 --": {"$not": {"$eq": "$1"}}}}},
+        {"created_at": "2025"},
+    ]
+    for query in attempts:
+        sql, values = to_sql(query, params=True)
+        for text in (to_sql(query), sql):
+            (statement,) = sqlglot.parse(f"select run_id from runs where {text}", dialect="duckdb")
+            assert isinstance(statement, exp.Select)
+            tables = {f"{t.db}.{t.name}".lstrip(".") for t in statement.find_all(exp.Table)}
+            assert tables <= {"runs", "raw.config_live", "raw.summary_live"}
+        assert project.ask(query) == project.expected(query), query
+        found = project.db.execute(f"select run_id from runs where {sql} order by 1", values).fetchall()
+        assert [row[0] for row in found] == project.expected(query)
