@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,174 @@ def get_the_command_that_ran_the_run(wandb: Any, paths: Paths) -> Any:
     return [program, run.metadata["program"]]
 
 
+# -- further calls, which must agree -------------------------------------------------------------------------------
+
+HOSTILE = [
+    "a.b", "a/b", 'quo"te', "it's", "tab\tkey", "two\nlines", "\U0001f642", "Loss", "loss", "", " ", "k" * 300, "row",
+    "rid", "key", "step", "value", "kind", "ts", "source", "entity", "project", "run_id", "metric:loss", "%", "a.b.",
+    ".", "..", "select 1; --", "$x", "\\",
+]  # fmt: skip
+"""Keys that would break SQL, paths or JSON put together by hand."""
+
+
+@example
+def attributes(wandb: Any, paths: Paths) -> Any:
+    found = {}
+    for run in wandb.Api().runs(paths["project"]):
+        names = ["id", "name", "state", "tags", "group", "job_type", "notes", "entity", "project", "path", "commit"]
+        names += ["created_at", "heartbeat_at", "lastHistoryStep", "sweep_name", "display_name", "createdAt"]
+        names += ["historyLineCount", "history_line_count", "description"]
+        found[run.id] = {name: getattr(run, name) for name in names}
+        found[run.id]["config"] = run.config
+        found[run.id]["raw"] = sorted(run.rawconfig)
+        found[run.id]["metadata"] = run.metadata
+        found[run.id]["system_metrics"] = run.system_metrics
+        found[run.id]["summary"] = run.summary._json_dict
+        found[run.id]["repr"] = repr(run)
+        found[run.id]["user"] = run.user.username
+    return found
+
+
+@example
+def a_summary(wandb: Any, paths: Paths) -> Any:
+    summary = wandb.Api().run(paths["odd"]).summary
+    return [
+        sorted(summary.keys()),
+        summary["deep"]["er"]["x"],
+        summary.deep.er.x,
+        summary.get("nothing"),
+        summary.get("nothing", 3),
+        "deep" in summary,
+        dict(summary.deep.er.items()),
+        [summary[key] for key in sorted(HOSTILE) if key and key.strip() == key],
+    ]
+
+
+@example
+def histories_as_lists(wandb: Any, paths: Paths) -> Any:
+    api = wandb.Api()
+    run, long = api.run(paths["cnn"]), api.run(paths["long"])
+    return {
+        "all": run.history(pandas=False),
+        "keys": run.history(keys=["loss", "accuracy"], pandas=False),
+        "one key": long.history(keys=["accuracy"], pandas=False, samples=7),
+        "x": run.history(keys=["loss"], x_axis="_timestamp", pandas=False),
+        "key of none": run.history(keys=["nothing"], pandas=False),
+        "samples": long.history(samples=13, pandas=False),
+        "one sample": long.history(samples=1, pandas=False),
+        "system": api.run(paths["short"]).history(stream="system", pandas=False),
+        "no system metrics": len(run.history(stream="events")),
+    }
+
+
+@example
+def scans(wandb: Any, paths: Paths) -> Any:
+    api = wandb.Api()
+    run = api.run(paths["long"])
+    scan = run.scan_history(keys=["_step", "accuracy"], min_step=10, max_step=21)
+    return {
+        "range": list(scan),
+        "again": len(list(scan)),
+        "small pages": len(list(run.scan_history(page_size=7, min_step=500))),
+        "odd": list(api.run(paths["odd"]).scan_history()),
+    }
+
+
+@example
+def odd_keys(wandb: Any, paths: Paths) -> Any:
+    run = wandb.Api().run(paths["odd"])
+    return {
+        "each": {key: run.history(keys=[key], pandas=False) for key in HOSTILE},
+        "all": run.history(keys=[key for key in HOSTILE if key], pandas=False),
+        "nested": run.history(keys=["n.in.ner"], pandas=False),
+        "config": run.config,
+        "frame": sorted(run.history().columns),
+    }
+
+
+@example
+def frames(wandb: Any, paths: Paths) -> Any:
+    api = wandb.Api()
+    frame = api.run(paths["cnn"]).history()
+    keyed = api.run(paths["cnn"]).history(keys=["accuracy", "loss"])
+    odd = api.run(paths["odd"]).history()
+    return [
+        {name: str(kind) for name, kind in frame.dtypes.items()},
+        {name: str(kind) for name, kind in keyed.dtypes.items() if name != "_timestamp"},
+        list(keyed.columns)[:3],
+        {name: str(kind) for name, kind in odd.dtypes.items() if name != "big"},
+        frame.shape,
+    ]
+
+
+@example
+def histories_of_many_runs(wandb: Any, paths: Paths) -> Any:
+    runs = wandb.Api().runs(paths["project"], {"config.experiment_name": {"$in": ["foo", "bar"]}})
+    frame = runs.histories(keys=["loss"], format="pandas")
+    return [runs.histories(samples=2), sorted(set(frame.columns) - {"_timestamp"}), frame["loss"].tolist()]
+
+
+@example
+def files(wandb: Any, paths: Paths) -> Any:
+    run = wandb.Api().run(paths["short"])
+    return [
+        [(f.name, f.size, f.md5, f.mimetype) for f in run.files()],
+        [f.name for f in run.files(pattern="%.json")],
+        [f.name for f in run.files(names=["model-best.h5"])],
+        len(run.files()),
+    ]
+
+
+@example
+def projects(wandb: Any, paths: Paths) -> Any:
+    api = wandb.Api()
+    entity = paths["project"].split("/")[0]
+    project = api.project("guide", entity)
+    return [[p.name for p in api.projects(entity)], project.path, project.created_at, api.default_entity]
+
+
+@example
+def artifacts(wandb: Any, paths: Paths) -> Any:
+    api = wandb.Api()
+    artifact = api.artifact(paths["project"] + "/net:best")
+    names = ["name", "version", "type", "tags", "description", "metadata", "digest", "size", "file_count"]
+    names += ["entity", "project", "qualified_name", "state", "source_name", "created_at", "history_step"]
+    return [
+        {name: getattr(artifact, name) for name in names},
+        sorted(artifact.aliases),
+        sorted(artifact.manifest.entries),
+        artifact.logged_by().id,
+        [run.id for run in artifact.used_by()],
+        [a.name for a in api.artifacts("model", paths["project"] + "/net")],
+        [a.name for a in api.run(paths["cnn"]).logged_artifacts() if a.type == "model"],
+        [a.name for a in api.run(paths["mlp"]).used_artifacts()],
+        [c.name for c in api.artifact_collections(paths["project"], "model")],
+        api.artifact_exists(paths["project"] + "/net:v9"),
+    ]
+
+
+@example
+def artifact_bytes(wandb: Any, paths: Paths) -> Any:
+    artifact = wandb.Api().artifact(paths["project"] + "/net:v0", type="model")
+    folder = artifact.download(root="net")
+    return [Path(folder, "model.h5").read_text(), [file.name for file in artifact.files()]]
+
+
+@example
+def sweeps(wandb: Any, paths: Paths) -> Any:
+    api = wandb.Api()
+    (sweep,) = api.project("guide", paths["project"].split("/")[0]).sweeps()
+    run = api.run(paths["project"] + "/s0.9")
+    names = ["id", "name", "state", "order", "path", "entity", "project", "config"]
+    return [{name: getattr(sweep, name) for name in names}, run.sweep.id, run.sweep_name, len(sweep.runs), repr(sweep)]
+
+
+@example
+def from_paths(wandb: Any, paths: Paths) -> Any:
+    api = wandb.Api()
+    return [type(api.from_path(path)).__name__ for path in (paths["project"], paths["short"])]
+
+
 if __name__ == "__main__":
     import wandb
 
@@ -299,5 +468,5 @@ if __name__ == "__main__":
         try:
             results[name] = run_example(wandb, given)
         except Exception as e:
-            results[name] = f"{type(e).__name__}: {e}"
+            results[name] = "".join(traceback.format_exception(e))
     print(json.dumps(results))

@@ -19,8 +19,9 @@ from typing import Any
 
 import guide_examples
 import pytest
+from guide_examples import HOSTILE
 from serving import Server, serving
-from syncing import Copy
+from syncing import Copy, log_run
 
 import mirror
 
@@ -52,8 +53,14 @@ with log("short", {"n_epochs": 5, "lr": args.lr}, [{"val": 100 * n, "loss": n / 
 log("long", {}, [{"loss": 1 / (n + 1)} | ({"accuracy": n / 600} if n % 2 == 0 else {}) for n in range(600)]).finish()
 cnn = {"batch_size": 16, "n_conv_layers": 4, "optimizer": "adam", "epochs": 7, "experiment_name": "foo"}
 mlp = {"batch_size": 32, "n_conv_layers": 5, "optimizer": "rmsprop", "epochs": 7, "experiment_name": "bar"}
-log("cnn", cnn, [{"accuracy": n / 10, "loss": 5 - n} if n % 2 else {"loss": 5 - n} for n in range(4)]).finish()
-log("mlp", mlp, [{"accuracy": 0.5, "loss": 1}]).finish()
+with log("cnn", cnn, [{"accuracy": n / 10, "loss": 5 - n} if n % 2 else {"loss": 5 - n} for n in range(4)]) as run:
+    for content, aliases in (("old", []), ("new", ["best"])):
+        net = wandb.Artifact("net", type="model", description="a net", metadata={"layers": [4, 5]})
+        open("model.h5", "w").write(content)
+        net.add_file("model.h5")
+        run.log_artifact(net, aliases=aliases).wait()
+with log("mlp", mlp, [{"accuracy": 0.5, "loss": 1}]) as run:
+    run.use_artifact("net:v1")
 log("baz", {"experiment_name": "baz", "batch_size": 8}, [{"loss": 3}]).finish()
 """
 
@@ -63,10 +70,7 @@ import wandb
 
 config = {"name": "the sweep", "method": "grid", "metric": {"name": "val_acc", "goal": "maximize"},
           "parameters": {"lr": {"values": [0.1, 0.2, 0.3]}}}
-try:
-    sweep = wandb.sweep(config, project="guide")
-except Exception:
-    sweep = "abcd1234"
+sweep = wandb.sweep(config, project="guide")
 for lr, acc in ((0.1, 0.5), (0.2, 0.9), (0.3, 0.7)):
     with wandb.init(project="guide", id=f"s{acc}", name=f"acc {acc}", config={"lr": lr},
                     settings=wandb.Settings(x_disable_stats=True, sweep_id=sweep)) as run:
@@ -108,7 +112,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         began = datetime.now(timezone.utc)
         script(server, code, "train.py", "--lr", "0.1")
         sweep = script(server, code, "search.py")
-        paths = {name: f"local/guide/{name}" for name in RUNS}
+        odd = [
+            {"_step": n, "_timestamp": 1.7e9 + n, "_runtime": n} | {key: f"{n}{key}" for key in HOSTILE} for n in (0, 1)
+        ]
+        odd[1] |= {"n": {"in": {"ner": 1.5}}, "big": 2**60 + 1, "none": None, "list": [1, {"a": None}]}
+        config = {key: {"value": key} for key in HOSTILE if key} | {"deep": {"value": {"x": [1, {"y": None}]}}}
+        summary = {key: key for key in HOSTILE} | {"deep": {"er": {"x": 1.5}}}
+        log_run(server, "odd", "odd", odd, summary=summary, config=json.dumps(config), displayName="odd")
+        paths = {name: f"local/guide/{name}" for name in RUNS} | {"odd": "local/odd/odd"}
         paths["project"] = "local/guide"
         paths["sweep"] = f"local/guide/{sweep}"
         paths["tomorrow"] = f"{began + timedelta(days=1):%Y-%m-%dT%H}"
@@ -117,7 +128,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         there.mkdir()
         by_wandb = script(server, there, guide_examples.__file__, str(folder / "paths.json"))
         copy = Copy(folder / "mirror", server.url, server.key)
-        copy.sync("local/guide")
+        copy.sync("local/guide", "local/odd")
         yield World(server, copy, paths, commit.stdout.decode().strip(), began, by_wandb)
 
 
@@ -152,8 +163,6 @@ def answer(request: pytest.FixtureRequest, world: World, tmp_path: Path, monkeyp
     for variable, value in world.server.env.items():
         monkeypatch.setenv(variable, value)
     module = Online if on == "online" else mirror
-    if "sweep" in name and world.paths["sweep"].endswith("abcd1234"):
-        pytest.skip("the server takes no sweeps yet")
     found = json.loads(json.dumps(guide_examples.EXAMPLES[name](module, world.paths)))
     assert found == world.by_wandb[name]
     return found
@@ -161,7 +170,6 @@ def answer(request: pytest.FixtureRequest, world: World, tmp_path: Path, monkeyp
 
 anywhere = pytest.mark.parametrize("on", ["mirror", "served"])
 with_bytes = pytest.mark.parametrize("on", ["served", "online"])
-with_sweeps = pytest.mark.parametrize("on", ["served"])
 
 
 @anywhere
@@ -316,13 +324,13 @@ def test_get_runs_from_a_sweep(answer: Any, on: str) -> None:
     assert answer == sorted(SWEPT)
 
 
-@with_sweeps
+@anywhere
 def test_get_the_best_run_from_a_sweep(answer: Any, on: str) -> None:
     metric = {"name": "val_acc", "goal": "maximize"}
     assert answer == ["acc 0.9", "-summary_metrics.val_acc", metric, "the sweep"]
 
 
-@with_sweeps
+@with_bytes
 def test_download_the_best_model_file_from_a_sweep(answer: Any, on: str) -> None:
     assert answer == ["Best run acc 0.9 with 0.9% val accuracy", "model of 0.9"]
 
@@ -337,6 +345,103 @@ def test_download_system_metrics_data(answer: Any, on: str) -> None:
 def test_get_the_command_that_ran_the_run(answer: Any, on: str) -> None:
     program, read = answer
     assert program == ["python", read, "--lr", "0.1"] and read.endswith("train.py")
+
+
+# -- the same calls agree ------------------------------------------------------------------------------------------
+
+
+@anywhere
+def test_attributes(answer: Any, on: str) -> None:
+    assert answer["short"]["config"] == {"n_epochs": 5, "lr": 0.1} and answer["short"]["lastHistoryStep"] == 4
+    assert answer["short"]["historyLineCount"] == 5 and answer["long"]["lastHistoryStep"] == 599
+    assert "_wandb" in answer["short"]["raw"] and answer["cnn"]["repr"] == "<Run local/guide/cnn (finished)>"
+    assert answer["short"]["system_metrics"]["system.cpu"] >= 0 and answer["long"]["system_metrics"] == {}
+
+
+@anywhere
+def test_a_summary(answer: Any, on: str) -> None:
+    assert answer[1:4] == [1.5, 1.5, None] and answer[4:7] == [3, True, {"x": 1.5}]
+    assert answer[7] == [key for key in sorted(HOSTILE) if key and key.strip() == key]
+
+
+@anywhere
+def test_histories_as_lists(answer: Any, on: str) -> None:
+    assert [(row["_step"], row["loss"]) for row in answer["all"]] == [(0, 5), (1, 4), (2, 3), (3, 2)]
+    assert answer["keys"] == [{"_step": 1, "loss": 4, "accuracy": 0.1}, {"_step": 3, "loss": 2, "accuracy": 0.3}]
+    steps = [row["_step"] for row in answer["one key"]]
+    assert len(steps) == 7 and steps[0] == 0 and steps[-1] == 598 and all(step % 2 == 0 for step in steps)
+    assert [row["loss"] for row in answer["x"]] == [5, 4, 3, 2] and list(answer["x"][0]) == ["_timestamp", "loss"]
+    assert answer["key of none"] == [] and answer["no system metrics"] == 0 and answer["system"]
+    assert len(answer["samples"]) == 13 and [row["_step"] for row in answer["one sample"]] == [0]
+
+
+@anywhere
+def test_scans(answer: Any, on: str) -> None:
+    assert answer["range"] == [{"_step": n, "accuracy": n / 600} for n in range(10, 21, 2)]
+    assert (answer["again"], answer["small pages"]) == (6, 100)
+    assert answer["odd"][1]["n"] == {"in": {"ner": 1.5}} and answer["odd"][1]["big"] == 2**60 + 1
+
+
+@anywhere
+def test_odd_keys(answer: Any, on: str) -> None:
+    for key in HOSTILE:
+        assert answer["each"][key] == [{"_step": n, key: f"{n}{key}"} for n in (0, 1)], key
+    assert answer["all"] == [{"_step": n} | {key: f"{n}{key}" for key in HOSTILE if key} for n in (0, 1)]
+    assert answer["nested"] == [{"_step": 1, "n.in.ner": 1.5}]
+    assert answer["config"] == {key: key for key in HOSTILE if key} | {"deep": {"x": [1, {"y": None}]}}
+    assert set(HOSTILE) <= set(answer["frame"])
+
+
+@anywhere
+def test_frames(answer: Any, on: str) -> None:
+    assert answer[0]["accuracy"] == answer[1]["accuracy"] == "float64" and answer[1]["loss"] == "int64"
+    assert answer[2] == ["_step", "accuracy", "loss"]
+
+
+@anywhere
+def test_histories_of_many_runs(answer: Any, on: str) -> None:
+    assert [row["run_id"] for row in answer[0]] == ["cnn", "cnn", "mlp"]
+    assert answer[1:] == [["_step", "loss", "run_id"], [5, 4, 3, 2, 1]]
+
+
+@anywhere
+def test_files(answer: Any, on: str) -> None:
+    listed, json_files, named, count = answer
+    assert count == len(listed) and named == ["model-best.h5"]
+    assert {"wandb-metadata.json", "wandb-summary.json"} <= set(json_files)
+
+
+@anywhere
+def test_projects(answer: Any, on: str) -> None:
+    assert answer[:2] == [["guide", "odd"], ["local", "guide"]] and answer[3] == "local"
+
+
+@anywhere
+def test_artifacts(answer: Any, on: str) -> None:
+    attributes, aliases, entries, maker, users, versions, logged, used, collections, nothing = answer
+    assert (attributes["name"], attributes["source_name"], aliases) == ("net:best", "net:v1", ["best", "latest"])
+    assert (attributes["metadata"], attributes["size"]) == ({"layers": [4, 5]}, 3)
+    assert (entries, maker, users) == (["model.h5"], "cnn", ["mlp"])
+    assert versions == ["net:v1", "net:v0"] and sorted(logged) == ["net:v0", "net:v1"] and used == ["net:v1"]
+    assert collections == ["net"] and nothing is False
+
+
+@pytest.mark.parametrize("on", ["served"])
+def test_artifact_bytes(answer: Any, on: str) -> None:
+    assert answer == ["old", ["model.h5"]]
+
+
+@anywhere
+def test_sweeps(answer: Any, on: str, world: World) -> None:
+    sweep, of_run, name, runs, _ = answer
+    assert sweep["id"] == of_run == name == world.paths["sweep"].rpartition("/")[2] and runs == 3
+    assert (sweep["name"], sweep["order"]) == ("the sweep", "-summary_metrics.val_acc")
+    assert sweep["config"]["parameters"] == {"lr": {"values": [0.1, 0.2, 0.3]}}
+
+
+@anywhere
+def test_from_paths(answer: Any, on: str) -> None:
+    assert answer == ["Project", "Run"]
 
 
 # -- what a mirror adds, and what it refuses -----------------------------------------------------------------------
@@ -359,19 +464,9 @@ def test_bytes_that_are_not_mirrored(world: World, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     file = mirror.Api(world.copy.root).run(world.paths["short"]).file("model-best.h5")
     assert not file.held and file.size == len("the best weights")
-    with pytest.raises(
-        mirror.CommError, match=r"of local/guide/short.*online=True.*wandb pull -p guide"
-    ):
+    with pytest.raises(mirror.CommError, match=r"of local/guide/short.*online=True.*wandb pull -p guide"):
         file.download()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_sweep_that_only_its_runs_tell_of(world: World) -> None:
-    sweep = mirror.Api(world.copy.root).sweep(world.paths["sweep"])
-    with pytest.raises(mirror.CommError, match=r"does not hold the configuration.*order='-summary_metrics"):
-        sweep.best_run()
-    best = sweep.best_run(order="-summary_metrics.val_acc")
-    assert best is not None and best.name == "acc 0.9" and len(sweep.runs) == 3
 
 
 @pytest.mark.parametrize(

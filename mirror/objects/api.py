@@ -75,7 +75,8 @@ class Api:
         self._held.reader.refresh()
         preferred = {name: self.settings[name] for name in ("entity", "project")}
         rid = locate(self._held.reader, path, self.source, **preferred)
-        return Run(self._held, rid, Page(self._held.state(), [rid]))
+        table = self._held.reader.relation("runs", rid)
+        return Run(self._held, rid, Page(self._held.state(), [rid], table))
 
     def runs(
         self,

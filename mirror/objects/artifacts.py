@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mirror.objects.attrs import Attrs, Count, Name, Text, Texts, Time, Value, refusing
+from mirror.objects.attrs import Attrs, Count, Name, Text, Texts, Time, refusing
 from mirror.objects.entries import Entries, Entry
 from mirror.objects.held import Held, Record, document, select
 from mirror.objects.sequence import Listed
@@ -28,9 +28,10 @@ COLUMNS = (
 class Artifact(Attrs):
     """One version of a collection, under W&B's names: `name` is `collection:v3`."""
 
-    def __init__(self, held: Held, row: Record) -> None:
+    def __init__(self, held: Held, row: Record, alias: str | None = None) -> None:
         self._held = held
         self._row = row
+        self._alias = alias
 
     # -- attributes -----------------------------------------------------------------------------------------
 
@@ -48,17 +49,24 @@ class Artifact(Attrs):
 
     @property
     def name(self) -> str:
-        return f"{self._row['collection']}:{self.version}"
+        """`collection:v3`, or with the alias it was asked for by."""
+        return f"{self._row['collection']}:{self._alias or self.version}"
 
     @property
     def qualified_name(self) -> str:
         return f"{self.entity}/{self.project}/{self.name}"
 
+    @property
+    def source_name(self) -> str:
+        return f"{self._row['collection']}:{self.version}"
+
+    @property
+    def source_qualified_name(self) -> str:
+        return f"{self.entity}/{self.project}/{self.source_name}"
+
     source_entity = entity
     source_project = project
     source_version = version
-    source_name = name
-    source_qualified_name = qualified_name
 
     @property
     def collection(self) -> ArtifactCollection:
@@ -81,7 +89,12 @@ class Artifact(Attrs):
     size = Count("size")
     """Bytes of all entries."""
     file_count = Count("file_count")
-    history_step = Value("history_step")
+
+    @property
+    def history_step(self) -> int | None:
+        """The last step the run had logged when it made this; wandb's servers store the one to come."""
+        step = self._row["history_step"]
+        return None if step is None else max(0, int(step) - 1)
 
     @property
     def ttl(self) -> timedelta | None:

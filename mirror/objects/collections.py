@@ -106,7 +106,7 @@ def find(held: Held, entity: str, project: str, name: str, type: str | None = No
         raise AmbiguousError(f"`{where}:{alias}` is held from {sources}: name one, Api(source=...)")
     if type is not None and found[-1].type != type:
         raise ArgumentError(f"`{where}:{alias}` is of type `{found[-1].type}`, not `{type}`")
-    return found[-1]
+    return Artifact(held, found[-1]._row, name.partition(":")[2] or None)
 
 
 def _missing(held: Held, entity: str, project: str, collection: str, alias: str) -> str:

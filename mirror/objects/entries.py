@@ -58,7 +58,7 @@ class Entry(Attrs):
         return str(path)
 
     def missing(self) -> OfflineError:
-        whose = self._artifact.qualified_name
+        whose = self._artifact.source_qualified_name
         if self.ref is not None:
             return OfflineError(f"`{self.path}` of {whose} is a reference to `{self.ref}`: fetch it from there")
         return OfflineError(
@@ -95,7 +95,7 @@ class Entries(Mapping[str, Entry]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"<Entries of {self._artifact.qualified_name}: {len(self)}>"
+        return f"<Entries of {self._artifact.source_qualified_name}: {len(self)}>"
 
     def entry(self, path: str) -> Entry:
         """Raises NotFoundError, with a near match."""
@@ -103,7 +103,7 @@ class Entries(Mapping[str, Entry]):
             return self[path]
         near = get_close_matches(path, list(self._rows), 1)
         hint = f"did you mean `{near[0]}`?" if near else "`files()` lists what it has"
-        raise NotFoundError(f"{self._artifact.qualified_name} has no entry `{path}`; {hint}")
+        raise NotFoundError(f"{self._artifact.source_qualified_name} has no entry `{path}`; {hint}")
 
     def files(self, names: Sequence[str] | None) -> Listed[Entry]:
         """Files by path: all, or those named. References are none."""
@@ -111,7 +111,7 @@ class Entries(Mapping[str, Entry]):
             raise ArgumentError(f"`names` is a list of paths, got `{names}`: write names=[{names!r}]")
         wanted = self._rows if not names else {name: None for name in names if name in self._rows}
         found = [entry for path in wanted if (entry := self[path]).ref is None]
-        return Listed(found, self._artifact.qualified_name)
+        return Listed(found, self._artifact.source_qualified_name)
 
     def download(self, root: str | Path | None, allow_missing_references: bool, prefix: str | None) -> str:
         """See `Artifact.download`."""
@@ -133,4 +133,4 @@ def _folder(artifact: Artifact, root: str | Path | None) -> Path:
     """Where wandb puts an artifact's files, too: WANDB_ARTIFACT_DIR, else `./artifacts`."""
     if root is not None:
         return Path(root).expanduser()
-    return disk.place(os.environ.get("WANDB_ARTIFACT_DIR") or "artifacts", artifact.name)
+    return disk.place(os.environ.get("WANDB_ARTIFACT_DIR") or "artifacts", artifact.source_name)

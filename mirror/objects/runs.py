@@ -24,8 +24,10 @@ Format = Literal["default", "pandas", "polars"]
 class Page:
     """Some runs at one moment: attributes at once, documents of all of them when one is asked for its own."""
 
-    def __init__(self, state: Sandbox, rids: Sequence[int]) -> None:
+    def __init__(self, state: Sandbox, rids: Sequence[int], table: str = "raw.runs") -> None:
+        """`table` is where the runs' rows are, if not all files need to be looked into."""
         self._state = state
+        self._table = table
         self._rids = list(rids)
         self._documents: dict[str, dict[int, str | None]] = {}
         self.rows: dict[int, Record] = {row["rid"]: row for row in self._read(_attributes())}
@@ -44,7 +46,7 @@ class Page:
     def _read(self, columns: str) -> list[dict[str, Any]]:
         # raw.live is small and in memory: rows of other versions are skipped without looking at them all.
         live = "select rid, gen from raw.live where rid in (select unnest(?::bigint[]))"
-        query = f"select r.rid, {columns} from raw.runs r semi join ({live}) m on m.rid = r.rid and m.gen = r.gen"
+        query = f"select r.rid, {columns} from {self._table} r semi join ({live}) m on m.rid = r.rid and m.gen = r.gen"
         return select(self._state, query, [self._rids])
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mirror.store import Reader
 
 _MISSING = object()
+_FEW = 20_000
+"""Rows of a run that are read faster than those are found that will be kept."""
 
 
 def sampled(
@@ -32,9 +34,9 @@ def sampled(
         numbers = None if samples is None or total <= samples else thinned(range(total), samples)
         return list(_numbered(reader, rid, stream, numbers)), total
     wanted = [*keys, *more]
-    if samples is None:
+    if samples is None or _count(reader, rid, stream) <= _FEW:
         every = list(having(rows(reader, rid, stream, keys=wanted), keys, more))
-        return every, len(every)
+        return (every if samples is None else thinned(every, samples)), len(every)
     numbers, total = _rows_with_all(reader, rid, stream, keys, samples)
     return list(having(_numbered(reader, rid, stream, numbers, wanted), keys, more)), total
 
