@@ -620,6 +620,16 @@ def test_limits() -> None:
         to_sql("[" * 100_000)
     with pytest.raises(FilterError, match="more than 5,000 parts"):
         to_sql({"$or": [{"state": "x"}] * 5001})
+    element: Any = {"$gt": 1}
+    for _ in range(5):
+        element = {"$elemMatch": element}
+    with pytest.raises(FilterError, match="more than 4 \\$elemMatch inside one another"):
+        to_sql({"config.x": element})
+    element = {"$gt": 1}
+    for _ in range(4):
+        element = {"$elemMatch": {"0.0": element, "1.1": element}}
+    with pytest.raises(FilterError, match="too many conditions this deep in lists"):
+        to_sql({"config.0.0.0": element})
     value: Any = 1
     for _ in range(70):
         value = [value]

@@ -33,8 +33,8 @@ from mirror.query.filters.tree import (
 )
 
 MAX_DEPTH, MAX_NODES, MAX_VALUES, MAX_TEXT = 64, 5000, 10_000, 1_000_000
-MAX_ELEMENTS = 4
-"""`$elemMatch` inside one another: each may double the SQL."""
+MAX_ELEMENTS, MAX_COPIES = 4, 200
+"""`$elemMatch` inside one another, and conditions inside times the places that SQL has to look for them."""
 _LONGEST_INTEGER = 13_000  # bits, about as many as Python writes out
 
 COMPARISONS = ("$eq", "$gt", "$gte", "$lt", "$lte")
@@ -89,6 +89,7 @@ class _Parser:
         self.nodes = 0
         self.values = 0
         self.characters = 0
+        self.copies = 1
 
     def conditions(self, found: Mapping[str, Any], where: str, depth: int, *, inside: bool = False) -> Node:
         """An object of conditions, all of which must hold; `inside` an element of a list."""
@@ -244,11 +245,19 @@ class _Parser:
             raise FilterError(f"{at}: needs an object of conditions on an element, got {_name(operand)}")
         if at.count("$elemMatch") > MAX_ELEMENTS:
             raise FilterError(f"{at[:200]}: more than {MAX_ELEMENTS} $elemMatch inside one another")
+        parts = () if isinstance(field, Attribute) else field.parts
+        outside, before = self.copies, self.nodes
+        self.copies *= max(1, len(parts)) * (2 if parts[-1:] and parts[-1].isdigit() else 1)
         first = next(iter(operand), "")
         if isinstance(first, str) and first.startswith("$") and first not in ("$and", "$or", "$nor"):
-            value = And(tuple(self._operators(Inner(()), operand, at, depth + 1)))
-            return ElemMatch(field, value, False, place)
-        return ElemMatch(field, self.conditions(operand, at, depth + 1, inside=True), True, place)
+            value: Node = And(tuple(self._operators(Inner(()), operand, at, depth + 1)))
+            found = ElemMatch(field, value, False, place)
+        else:
+            found = ElemMatch(field, self.conditions(operand, at, depth + 1, inside=True), True, place)
+        if (self.nodes - before) * self.copies > MAX_COPIES:
+            raise FilterError(f"{at[:200]}: too many conditions this deep in lists; ask for less at a time")
+        self.copies = outside
+        return found
 
     def _type(self, field: Field, operand: Any, place: str, depth: int) -> Node:
         at = f"{place} $type"
