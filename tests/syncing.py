@@ -213,4 +213,4 @@ def same(got: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> N
     """Rows are equal, NaN to NaN, ints to ints, in order."""
     assert len(got) == len(expected)
     for i, (a, b) in enumerate(zip(got, expected, strict=True)):
-        assert json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True), f"row {i}"
+        assert json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True), (f"row {i}", a, b)

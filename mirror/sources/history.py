@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from typing import TypeAlias
 
 from mirror.records import Fetched, Run
-from mirror.sources.protocol import HistoryRead, Restart, Rows, Step, Trouble, Wanted
+from mirror.sources.protocol import ExportLike, Held, HistoryRead, Restart, Rows, Step, Trouble, Wanted
 from mirror.wandb.catalogue import KeyCatalogue
 from mirror.wandb.ranges import END, SPARE_ROWS, Range, Scan
 from mirror.wandb.rows import RowsAnswer, step_of
@@ -49,6 +49,7 @@ class HistoryReader:
         self._total = 0
         self._emitted = 0
         self._good_pages = 0
+        self._road = ""
         self._flow = self._read()
         self._question: Scan | Unranged | None = None
         self._advance(None)
@@ -80,6 +81,27 @@ class HistoryReader:
         question = self._question
         return isinstance(question, Scan) and question.page > 1 and question.remaining != 1
 
+    @property
+    def exportable(self) -> bool:
+        """Whether nothing is held yet and an export would say all there is to say."""
+        return not self._held.rows and self._catalogue.exportable
+
+    def go_on_after(self, export: ExportLike) -> None:
+        """The rows of an export were handed over: read what comes after them, or everything if that does not fit."""
+        self._held = Held(export.rows, export.last_step, is_last=export.is_last)
+        self._road = "export"
+        if export.rows == self._said:
+            self._total = export.rows
+            self._question = None
+            self._done(self._road)
+            return
+        self._flow = self._read()
+        self._advance(None)
+
+    def start_over(self) -> None:
+        """An export broke off: what was handed over of it does not count."""
+        self._restart()
+
     def shrink(self) -> bool:
         """Ask for less at once from now on; False if that is not possible."""
         if not isinstance(self._question, Scan) or not self._question.shrink():
@@ -109,7 +131,7 @@ class HistoryReader:
 
     def _read(self) -> Generator[Scan | Unranged, tuple[Range | None, RowsAnswer], None]:
         if self._held.rows and (yield from self._tail()):
-            return self._done("rows")
+            return self._done(f"{self._road}, rows" if self._road else "rows")
         if self._held.rows:
             self._restart()
         if (yield from self._whole()):

@@ -110,6 +110,44 @@ class Rows:
     stream: Stream = "history"
 
 
+class CellsLike(Protocol):
+    """Rows that are cells already: how many, the highest step, the size in bytes."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def last_step(self) -> int | None: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class ExportLike(Protocol):
+    """Export files that were opened (`mirror.store.exports.Export`): `rows` in all, read in the order of steps.
+    `last_step` and `is_last` tell of the last row, once all batches were read."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def last_step(self) -> int | None: ...
+
+    def batches(self) -> Iterator[CellsLike]: ...
+
+    def is_last(self, row: str) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows of the history that came as cells, out of an export."""
+
+    key: RunKey
+    cells: CellsLike
+
+
 @dataclass(frozen=True)
 class HistoryRead:
     """The history, or the stream that `fetched` names, was read to its end."""
@@ -148,7 +186,17 @@ class Finished:
 
 
 Step: TypeAlias = (
-    Document | Manifest | Items | ConsoleLines | Restart | Rows | HistoryRead | SystemMetrics | Trouble | Finished
+    Document
+    | Manifest
+    | Items
+    | ConsoleLines
+    | Restart
+    | Rows
+    | Cells
+    | HistoryRead
+    | SystemMetrics
+    | Trouble
+    | Finished
 )
 
 

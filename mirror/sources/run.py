@@ -63,6 +63,10 @@ class RunReader:
         )
 
     @property
+    def history(self) -> HistoryReader:
+        return self._history
+
+    @property
     def expected_bytes(self) -> int:
         """About how long the next answer will be."""
         events = _EVENT_BYTES * (self.run.events_line_count or 0) if self._events else 0

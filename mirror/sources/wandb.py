@@ -7,17 +7,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import replace
-from typing import TypeVar
+from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from mirror.errors import SourceError, TransientSourceError
 from mirror.pool import Pool
 from mirror.records import Listing, Project
 from mirror.sources.history import PAGE_BYTES
-from mirror.sources.protocol import Document, Finished, Manifest, Step, Trouble, Wanted
+from mirror.sources.protocol import Cells, Document, ExportLike, Finished, Manifest, Step, Trouble, Wanted
 from mirror.sources.run import RunReader
 from mirror.wandb import documents, listing, rows
 from mirror.wandb.client import Client, Viewer
+from mirror.wandb.exports import downloaded, find_exports
 from mirror.wandb.transport import BRIEF, LONG, NORMAL, Patience, RefusedQuery, TooLarge, Traffic
 
 PAGE_ROWS = 10_000
@@ -25,9 +28,13 @@ PAGE_ROWS = 10_000
 
 METADATA_FILE = "wandb-metadata.json"
 _METADATA_LIMIT = 16 << 20
+EXPORT_ROWS = 5_000
+"""Shorter histories are read by rows, many to a request."""
+_GOING_ON = {"running", "pending", "preempting"}
 _ANSWER_LIMIT = 8 * PAGE_BYTES
 """An answer that grows beyond is broken off and asked for in parts, unless it is one run's and one row's."""
 
+OpenExport: TypeAlias = Callable[[Sequence[Path]], ExportLike]
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
@@ -54,10 +61,18 @@ class Batch:
 
 class WandbSource:
     """See `mirror.sources.protocol.Source`. `page_rows` bounds the rows asked for at once, `downloads` the
-    files fetched at the same time."""
+    files fetched at the same time; `open_export` reads export files, without it rows are the only road."""
 
-    def __init__(self, client: Client, *, page_rows: int = PAGE_ROWS, downloads: int = 16) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        page_rows: int = PAGE_ROWS,
+        downloads: int = 16,
+        open_export: OpenExport | None = None,
+    ) -> None:
         self.client = client
+        self._open_export = open_export
         self._page_rows = page_rows
         self._runs_per_request = Batch(25, 50)
         self._histories_per_request = Batch(50, 50)
@@ -132,7 +147,33 @@ class WandbSource:
         metadata = [self._metadata(reader) for reader in readers]
         for reader, future in zip(readers, metadata, strict=True):
             yield from self._documents(reader, future)
+        for reader in readers:
+            if self._open_export is not None and (reader.run.history_line_count or 0) >= EXPORT_ROWS:
+                yield from self._export(reader, self._open_export)
         yield from self._rows(readers)
+
+    def _export(self, reader: RunReader, open_export: OpenExport) -> Iterator[Step]:
+        """Hand over the export of an ended run, if there is one that says all; the rows after it are read as ever.
+
+        Whatever goes wrong with an export, the rows are still there to be read.
+        """
+        if reader.run.state in _GOING_ON or not reader.history.exportable:
+            return
+        handed_over = False
+        try:
+            exports = find_exports(self.client, reader.run.key)
+            if not exports.urls:
+                return
+            with downloaded(self.client, exports) as paths, closing(open_export(paths)) as export:
+                if not 0 < export.rows <= (reader.run.history_line_count or 0):
+                    return
+                for batch in export.batches():
+                    handed_over = True
+                    yield Cells(reader.run.key, batch)
+                reader.history.go_on_after(export)
+        except SourceError:
+            if handed_over:
+                reader.history.start_over()
 
     def _metadata(self, reader: RunReader) -> Future[bytes | None] | None:
         """Complete the run's manifest; start to download wandb-metadata.json unless it is the one held."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from mirror.errors import SourceError
 from mirror.records import Failure, RunKey
 from mirror.sources.protocol import (
+    Cells,
     ConsoleLines,
     Document,
     Finished,
@@ -22,7 +23,7 @@ from mirror.sources.protocol import (
     Trouble,
 )
 from mirror.store import Reader, Writer
-from mirror.store.cells import fingerprint, rows_as_json
+from mirror.store.cells import CellBatch, fingerprint, rows_as_json
 from mirror.sync.feed import Ordered
 from mirror.sync.plan import remember
 from mirror.sync.quarantine import Quarantine, failure
@@ -80,6 +81,11 @@ class Committer:
                 self._writer.begin(step.key, step.stream)
             case Rows():
                 self._append(step, cells, run)
+            case Cells():
+                assert isinstance(step.cells, CellBatch)
+                self._writer.append(step.key, "history", step.cells)
+                run.changed = True
+                self.rows += step.cells.rows
             case HistoryRead():
                 stream = step.fetched.stream
                 note = _BY_STEP if run.by_step and stream == "history" else step.fetched.note

@@ -15,7 +15,7 @@ import numpy as np
 
 from mirror.errors import SourceError
 from mirror.pool import Pool
-from mirror.sources.protocol import Rows, Source, Step, SystemMetrics, Wanted
+from mirror.sources.protocol import Cells, Rows, Source, Step, SystemMetrics, Wanted
 from mirror.store.cells import CellBatch, decode
 from mirror.wandb.budget import Stopped
 from mirror.wandb.rows import step_of
@@ -140,6 +140,8 @@ class Feed:
 
 
 def _size(step: Step) -> int:
+    if isinstance(step, Cells):
+        return step.cells.nbytes
     return sum(map(len, step.rows)) if isinstance(step, Rows | SystemMetrics) else 0
 
 

@@ -16,6 +16,7 @@ from mirror.records import Listing, Project
 from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
 from mirror.store.catalog import Catalog, now, peek
+from mirror.store.exports import Export
 from mirror.sync.plan import Plan, make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.project import Options, Outcome, sync_project, unreachable
@@ -222,7 +223,9 @@ class Session:
         budget = Budget(self.stop)
         self.progress.asking(lambda: budget.pause)
         transport = Transport(server, credential, budget=budget, connections=3 * workers + 4)
-        return WandbSource(Client(transport), page_rows=self.options.page_rows, downloads=2 * workers)
+        return WandbSource(
+            Client(transport), page_rows=self.options.page_rows, downloads=2 * workers, open_export=Export
+        )
 
     def _check(self, source: WandbSource) -> Viewer:
         viewer = source.viewer()

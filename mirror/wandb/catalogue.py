@@ -9,6 +9,7 @@ _NUMBER_BYTES = 28
 _OTHER_BYTES = 2000
 """Texts, lists, histograms and media may be of any length; what is taken for it until it is seen."""
 _NUMBERS = {"number", "bool", "nil"}
+_PLAIN = {"number", "bool", "string"}
 
 
 class KeyCatalogue:
@@ -25,6 +26,7 @@ class KeyCatalogue:
         self.last_step = int(last) if isinstance(last, int | float) and abs(last) < 2**62 else None
         self._numbers = self._others = 0
         self._without_strings: set[str] = set()
+        self._types: dict[str, set[str]] = {}
         keys = document.get("keys")
         for key, entry in keys.items() if isinstance(keys, dict) else ():
             counts = entry.get("typeCounts") if isinstance(entry, dict) else None
@@ -35,8 +37,17 @@ class KeyCatalogue:
                         self._numbers += c["count"]
                     else:
                         self._others += c["count"]
+            self._types[key] = {str(c.get("type")) for c in counts}
             if counts and all(c.get("type") != "string" for c in counts):
                 self._without_strings.add(key)
+
+    @property
+    def exportable(self) -> bool:
+        """Whether an export can tell every value of this history apart: no nulls (which look like missing keys), no
+        dictionaries (which look like dotted keys), one plain type a key."""
+        return bool(self._types) and all(
+            len(types) == 1 and types <= _PLAIN and "." not in key for key, types in self._types.items()
+        )
 
     def row_bytes(self, lines: int | None) -> int | None:
         """About how many bytes a row has as JSON; None if the catalogue does not tell."""

@@ -1,0 +1,51 @@
+"""Parquet exports of a run's history: where they are, and what is not in them yet."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mirror.records import RunKey
+from mirror.wandb.client import Client, Fields
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The addresses of a run's exports, in no order, and whether some rows are not in them yet."""
+
+    urls: tuple[str, ...]
+    more: bool
+
+
+def find_exports(client: Client, key: RunKey) -> Exports:
+    """The exports of a run; none where the server makes none, or has made none yet."""
+
+    def build(f: Fields) -> str:
+        asked = f.of("Run", ('parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }',))
+        return (
+            "query Exports($entity: String!, $project: String!, $name: String!)"
+            f" {{ project(name: $project, entityName: $entity) {{ run(name: $name) {{ id {asked} }} }} }}"
+        )
+
+    variables = {"entity": key.entity, "project": key.project, "name": key.run_id}
+    data, _ = client.ask(build, variables)
+    found: Any = ((data.get("project") or {}).get("run") or {}).get("parquetHistory") or {}
+    urls = tuple(u for u in found.get("parquetUrls") or () if isinstance(u, str))
+    return Exports(urls, bool(found.get("liveData")))
+
+
+@contextmanager
+def downloaded(client: Client, exports: Exports) -> Iterator[list[Path]]:
+    """The exports as files, for as long as the context lasts. Raises a SourceError if one cannot be had whole."""
+    with tempfile.TemporaryDirectory(prefix="mirror-export-") as folder:
+        paths = []
+        for i, url in enumerate(exports.urls):
+            path = Path(folder) / f"{i}.parquet"
+            with path.open("wb") as out:
+                client.transport.save(url, out)
+            paths.append(path)
+        yield paths
