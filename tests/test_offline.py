@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from corpus import ENTITY, PROJECT, Truth
+from logfiles import row, run_record, write_log
 from offline_corpus import makers
 from serving import serving
 from syncing import Copy, Proxy, operation_of, proxied
@@ -233,6 +234,18 @@ def test_artifacts_are_those_that_were_sent(lab: Lab) -> None:
         ("elsewhere", 0, "elsewhere://bucket/key"),
         ("weights.bin", 300, None),
     ]
+
+
+def test_runs_that_a_server_gave_too_are_recognised(lab: Lab) -> None:
+    """Into the mirror of the server: runs are the same if their first rows are, else they only share an id."""
+    done = lab.remote_copy.sync(str(lab.folder))
+    server = lab.remote["plain"].attributes["source"]
+    assert f"32 of these runs are mirrored from {server}, too (`{ENTITY}/{PROJECT}/" in done.stderr
+    both = lab.remote_copy.sql("select source, history_rows from runs where run_id = 'plain' order by source")
+    assert both == [(server, 120), ("offline", 120)]
+    write_log(lab.folder.parent / "others", "plain", [run_record("plain", PROJECT, ENTITY), row(0, x=9)])
+    done = lab.remote_copy.sync(str(lab.folder.parent / "others"))
+    assert f"`{ENTITY}/{PROJECT}/plain` from {server} has the id of a run of this folder, but other" in done.stderr
 
 
 def test_a_second_sync_of_the_folder_changes_nothing_but_the_files_that_wandb_sync_made(lab: Lab) -> None:

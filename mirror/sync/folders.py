@@ -16,6 +16,7 @@ from mirror.sync.progress import Progress
 from mirror.sync.project import Options, Outcome, sync_project
 from mirror.sync.quarantine import Quarantine
 from mirror.sync.session import Planned, Result
+from mirror.sync.twins import twins
 
 _READERS = 2
 """Reading logs is work for a processor; more threads than that only take turns."""
@@ -44,16 +45,21 @@ def _sync(
     writer: Writer, source: OfflineSource, place: Project, options: Options, progress: Progress, stop: threading.Event
 ) -> Outcome:
     began, read = now(), source.traffic.bytes
-    return sync_project(
+    listing = source.listing(place.entity, place.name)
+    outcome = sync_project(
         source,
         writer,
-        source.listing(place.entity, place.name),
+        listing,
         options=replace(options, workers=min(options.workers, _READERS)),
         progress=progress,
         stop=stop,
         started_at=began,
         asked_before=(0, read),
     )
+    if outcome.report.runs_new or outcome.report.runs_changed:
+        ids = {run.key.run_id for run in listing.runs}
+        source.notices += twins(writer.layout.root, source.name, place.entity, place.name, ids)
+    return outcome
 
 
 def plan_folders(root: Path, source: OfflineSource, options: Options) -> tuple[list[Planned], Result]:
