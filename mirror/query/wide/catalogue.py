@@ -56,13 +56,13 @@ class Key:
     def mixed(self) -> bool:
         return sum(map(bool, (self.numbers, self.bools, self.strings, self.documents))) > 1
 
-    def value(self, number: str, text: str, kind: str, string: str) -> str:
-        """SQL of the typed value, out of the columns that hold numbers, texts and kinds of cells or nodes; `string`
-        is SQL of a string's own text."""
+    def value(self, number: str, digits: str, text: str, kind: str, string: str) -> str:
+        """SQL of the typed value, out of what holds numbers, digits of numbers that are no DOUBLE, texts and kinds of
+        cells or nodes; `string` is SQL of a string's own text."""
         if self.beyond and not self.mixed:
-            return f"coalesce(try_cast({text} as hugeint), cast({number} as hugeint))"
+            return f"coalesce(try_cast({digits} as hugeint), cast({number} as hugeint))"
         if self.numbers or (self.bools and self.mixed):
-            return f"coalesce({number}, try_cast({text} as double))"
+            return f"coalesce({number}, try_cast({digits} as double))"
         if self.bools:
             return f"({number} <> 0)"
         if self.strings and self.documents:
@@ -134,7 +134,7 @@ class Names:
     def near(self, name: str) -> str | None:
         """The column a mistyped name most likely means."""
         name = name.removeprefix(PREFIX).removesuffix(JSON)
-        known = [*self.keys, *self.own.values()]
+        known = [*sorted(self.keys, key=lambda key: "/" in key), *self.own.values()]
         exact = [k for k in known if folded(k) == folded(name)]
         close = exact or get_close_matches(name, known, 1, cutoff=0.6)
         inside = [k for k in known if folded(name) in (part for part in folded(k).replace("/", ".").split("."))]

@@ -138,7 +138,7 @@ class Cells:
         return f"select {', '.join(shown) or '1'} from ({body}) as k{live}"
 
     def _scan(self, key: Key, rows: list[str], json: bool) -> str:
-        value = key.value("v", "j", "kind", _STRING)
+        value = key.value("v", "j", "j", "kind", _STRING)
         only = " qualify row_number() over (partition by rid, row order by path_id < 0, path_id) = 1"
         return (
             f"select rid, row, step, ts, {value} as v{f', {_JSON} as j' if json else ''} "

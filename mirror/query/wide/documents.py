@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from mirror.errors import QueryError
 from mirror.query.wide.catalogue import JSON, Ask, Column, Key, Names, Scope, exact_json, listed, spelled, spellings
+from mirror.query.wide.names import folded
 from mirror.store.views import quoted
 
 TABLES = ("config", "summary")
@@ -21,6 +22,10 @@ _DIGITS = (
     "case when num = floor(num) and abs(num) < 1e15 then cast(cast(num as bigint) as varchar) "
     "else cast(num as varchar) end"
 )
+# W&B spells non-finite numbers as strings; among numbers they are numbers.
+_SPELLED = "type = 'string' and str in ('NaN', 'Infinity', '-Infinity')"
+_NUMBER = f"case when {_SPELLED} then cast(str as double) else num end"
+_LONG = "case when type = 'number' then str end"
 _JSON = exact_json("num", "str", "type", "cast(to_json(str) as varchar)", _DIGITS)
 
 
@@ -69,6 +74,7 @@ class Documents:
         rows = self._ask(
             "select path, count(*) filter (where type in ('number', 'nonfinite')), "
             "count(*) filter (where type = 'bool'), count(*) filter (where type = 'string'), "
+            f"count(*) filter (where {_SPELLED}), "
             "count(*) filter (where type in ('object', 'array')), coalesce(bool_and(str is not null or num=floor(num))"
             " filter (where type in ('number', 'nonfinite')), false) "
             "and count(*) filter (where type = 'number' and str is not null) > 0 "
@@ -77,7 +83,13 @@ class Documents:
         )
         found = {}
         for row in rows:
-            path, numbers, bools, strings, documents, beyond, runs = row
+            path, numbers, bools, strings, spelled_numbers, documents, beyond, runs = row
+            if numbers:
+                numbers, strings, beyond = (
+                    numbers + spelled_numbers,
+                    strings - spelled_numbers,
+                    not spelled_numbers and beyond,
+                )
             found[path] = Key(table + path, numbers, bools, strings, documents, beyond, runs=runs)
         return found
 
@@ -116,7 +128,7 @@ class Documents:
             key, parts = names.keys[name], []
             for table, path in self._places[name]:
                 alias = f"d{len(joins)}"
-                value = key.value("num", "str", "type", "str")
+                value = key.value(_NUMBER, _LONG, "str", "type", "str")
                 json = f", {_JSON} as j" if name in with_json else ""
                 scope = f" and {self._scope}" if self._scope else ""
                 scan = f"select rid, {value} as v{json} from raw.{table}_live where path = {spelled(path)}{scope}"
@@ -142,10 +154,10 @@ def _pointers(table: str, name: str) -> list[str]:
     """Pointers that a name may mean."""
     from mirror.query.filters.compile import pointer, readings
 
-    if name.startswith(f"{table}/"):
-        return [name[len(table) :]]
-    if not name.startswith(f"{table}."):
+    if folded(name[: len(table)]) != table or name[len(table) : len(table) + 1] not in ("/", "."):
         return []
+    if name[len(table)] == "/":
+        return [name[len(table) :]]
     parts = tuple(name[len(table) + 1 :].split("."))
     return [pointer(reading) for reading in (readings(parts) if len(parts) <= _MOST_PARTS else [parts])]
 
