@@ -8,6 +8,7 @@ import os
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -128,6 +129,14 @@ def test_what_was_deleted_can_be_logged_again_and_gets_a_number_of_its_own(serve
     query = "query($c: ID!) { clientIDMapping(clientID: $c) { serverID } }"
     mapped = server.graphql(query, c=logging.input["clientID"])
     assert mapped["clientIDMapping"] == {"serverID": second["id"]}
+    # A client that was led to the version of another, which is deleted meanwhile.
+    led = Logging(server, "again", {"x": b"again"})
+    assert led.create()["id"] == second["id"]
+    server.graphql(delete, id=second["id"])
+    assert server.graphql(query, c=led.input["clientID"])["clientIDMapping"] is None
+    third = led.all()
+    assert third["versionIndex"] == 2 and fetched(server, third["id"]) == {"x": b"again"}
+    assert server.graphql(query, c=led.input["clientID"])["clientIDMapping"] == {"serverID": third["id"]}
 
 
 def test_nobody_sees_what_is_not_committed_and_it_can_be_finished_after_a_restart(server: Server) -> None:
@@ -368,6 +377,9 @@ def test_several_clients_make_one_artifact(server: Server) -> None:
         ]
         assert put(url, data).ok
     assert len({part.id for part in parts}) == 1
+    mapping = "query($c: ID!) { clientIDMapping(clientID: $c) { serverID } }"
+    for part in parts:
+        assert server.graphql(mapping, c=part.input["clientID"])["clientIDMapping"] == {"serverID": part.id}
     done = parts[0].commit()
     whole = {name: data for part in parts for name, data in part.files.items()}
     merged = {name: entry for part in parts for name, entry in part.entries.items()}
@@ -440,11 +452,14 @@ def test_a_killed_server_has_every_artifact_it_acknowledged(tmp_path: Path) -> N
         threads = [threading.Thread(target=log, args=(client,)) for client in range(4)]
         for thread in threads:
             thread.start()
-        for _ in range(2):
-            stop.wait(random.uniform(1.0, 1.5))
-            server.kill()
-            server.start()
-        stop.wait(0.5)
+        for kills in range(3):
+            end = time.monotonic() + 30
+            while len(done) < 5 * (kills + 1) and time.monotonic() < end:
+                stop.wait(0.02)
+            if kills < 2:
+                stop.wait(random.uniform(0, 0.2))
+                server.kill()
+                server.start()
         stop.set()
         for thread in threads:
             thread.join(60)
@@ -452,7 +467,7 @@ def test_a_killed_server_has_every_artifact_it_acknowledged(tmp_path: Path) -> N
         numbers = sorted(v["versionIndex"] for v in held.values())
         assert numbers == list(range(len(numbers)))
         assert len({v["digest"] for v in held.values()}) == len(held)
-        assert len(done) >= 10
+        assert len(done) >= 15
         for artifact in done.values():
             assert held[artifact["id"]]["versionIndex"] == artifact["versionIndex"]
             assert held[artifact["id"]]["digest"] == artifact["digest"]

@@ -14,7 +14,7 @@ import requests
 from artifact_wire import CREATE, Logging, ask, contents, digest, fetched, refused, versions
 from serving import Server, client, serving
 
-from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ArtifactUse, ItemKey, Project
+from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ArtifactUse, ItemKey
 from mirror.store import Reader, Writer
 
 FILES = {
@@ -388,7 +388,6 @@ def _mirrored(root: Path) -> dict[str, bytes]:
         ArtifactEntry("ref", "etag", 9, "s3://bucket/key"),
     ]
     with Writer(root) as writer:
-        writer.put_project(Project(ELSEWHERE, "team", "theirs"))
         writer.put_item(ArtifactCollection(key("c"), "dataset", "old", "from afar", ("t",)))
         for version in range(2):
             artifact = Artifact(

@@ -117,21 +117,18 @@ class Artifacts:
         only one knows the id."""
         stored = self.stored
         held = stored.find(source or self.home.source, storage_id)
-        if held is None and source is None:
-            draft = self.drafts.find(token_of(storage_id))
-            if isinstance(draft, Draft):
-                return draft
-            held = stored.find(self.home.source, draft) if draft else stored.find_anywhere(storage_id)
-        return held
+        if source is not None or (held and not held.deleted):
+            return held
+        draft = self.drafts.find(token_of(storage_id))
+        if isinstance(draft, str):  # it leads to the same artifact of somebody else, done or not
+            other = self.drafts.find(token_of(draft))
+            return stored.find(self.home.source, draft) or (other if isinstance(other, Draft) else None)
+        return draft or held or stored.find_anywhere(storage_id)
 
     def by_client_id(self, token: str) -> str | None:
         """The id of the artifact that a client knows under a name of its own."""
-        storage_id = id_of(token)
-        held = self.stored.find(self.home.source, storage_id)
-        if held and not held.deleted:
-            return storage_id
-        found = self.drafts.find(token)
-        return storage_id if isinstance(found, Draft) else found
+        found = self.find(None, id_of(token))
+        return None if found is None or (isinstance(found, Held) and found.deleted) else found.artifact.key.storage_id
 
     def draft(self, storage_id: str) -> Draft:
         found = self.drafts.find(token_of(storage_id))
@@ -162,9 +159,9 @@ class Artifacts:
                 return self._known_as(client_token, self._again(before))
             if isinstance(before, Draft) and _same(before.artifact, draft):
                 return self._known_as(client_token, before)  # its client asks again, or another brings a part of it
-            if before is not None:
+            if before is not None or not self.drafts.create(draft):
                 draft = replace(draft, artifact=replace(wanted, key=replace(wanted.key, storage_id=id_of(new_token()))))
-            self.drafts.create(draft)
+                self.drafts.create(draft)
             return self._known_as(client_token, draft)
 
     def _known_as(self, client_token: str | None, found: _Kind) -> _Kind:

@@ -147,7 +147,7 @@ class Drafts:
         found: dict[str, Any] = {}
         for line in self._lines(token):
             found |= line.get("set", {})
-        return found
+        return {name: tuple(v) if name in ("aliases", "tags") else v for name, v in found.items()}
 
     def _lines(self, token: str) -> Iterator[dict[str, Any]]:
         try:

@@ -146,12 +146,22 @@ class Shelf:
                     counts[name] = counts.get(name, 0) + 1
                     if place.created_at is not None:
                         first[name] = min(place.created_at, first.get(name, place.created_at))
-            for name in counts.keys() - made.keys():
+            for name in (counts.keys() | self._with_items()) - made.keys():
                 at = EPOCH + timedelta(microseconds=first[name]) if name in first else None
                 made[name] = Project(*name, created_at=at)
             with_counts = (replace(p, run_count=counts.get(name, 0)) for name, p in made.items())
             self._projects = sorted(with_counts, key=lambda p: (p.entity, p.name, p.source))
         return self._projects
+
+    def _with_items(self) -> set[tuple[str, str, str]]:
+        """(source, entity, project) of everything that has sweeps, artifacts or reports: its runs may be gone."""
+        found: set[tuple[str, str, str]] = set()
+        for table in ("sweeps", "artifact_collections", "reports"):
+            if files := self.snapshot.files(table):
+                rows = parquet(table, [str(self.layout.root / f["path"]) for f in files], [f["version"] for f in files])
+                query = f"select distinct source, entity, project from ({rows}) where deleted_at is null"
+                found.update(self.connect().execute(query).fetchall())
+        return found
 
     def _recorded(self) -> list[Project]:
         files = self.snapshot.files("projects")
