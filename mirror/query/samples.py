@@ -86,16 +86,19 @@ def _rows_with_all(
     reader: Reader, rid: int, stream: Stream, keys: Sequence[str], samples: int
 ) -> tuple[list[int], int]:
     """Numbers of rows with a cell for each of the keys, thinned out, and how many there are."""
-    connection = sandbox(reader).cursor()
+    total = _count(reader, rid, stream)
     gen = generation(sandbox(reader).cursor(), rid, stream)
     parts, params = [], []
     for key in dict.fromkeys(keys):
-        condition, values = holds([key])
-        parts.append(f"select row from {reader.relation(TABLE[stream], rid)} where gen = ? and {condition}")
-        params += [gen, *values]
-    together = " intersect ".join(parts)
+        if not (stream == "history" and _is_in_all(reader, rid, key, total)):
+            condition, values = holds([key])
+            parts.append(f"select row from {reader.relation(TABLE[stream], rid)} where gen = ? and {condition}")
+            params += [gen, *values]
+    if not parts:
+        return thinned(range(total), samples), total
     # `intersect` also drops what occurs twice: the leaves of a nested dictionary.
-    together = together if len(parts) > 1 else f"select distinct * from ({together})"
+    together = " intersect ".join(parts) if len(parts) > 1 else f"select distinct * from ({parts[0]})"
+    connection = sandbox(reader).cursor()
     ((total,),) = connection.execute(f"select count(*) from ({together})", params).fetchall()
     numbered = f"select row, row_number() over (order by row) - 1 as i from ({together})"
     chosen = "true"
@@ -104,6 +107,15 @@ def _rows_with_all(
         params.append(thinned(range(total), samples))
     found = connection.execute(f"select row from ({numbered}) where {chosen} order by row", params)
     return [row for (row,) in found.fetchall()], int(total)
+
+
+def _is_in_all(reader: Reader, rid: int, key: str, total: int) -> bool:
+    """Whether all rows have a key, as `_step` is in most histories; the catalogue of keys tells."""
+    if key != key.encode("utf-8", "ignore").decode():
+        return False
+    query = "select max(n) from metrics where rid = ? and key = ?"
+    ((most,),) = sandbox(reader).cursor().execute(query, [rid, key]).fetchall()
+    return bool(total) and most == total
 
 
 def _numbered(
