@@ -25,6 +25,7 @@ _COMMANDS = {
     "serve": ("serve", "Serve the mirror to W&B's SDK: unchanged scripts read from it and log into it."),
     "demo": ("demo", "Show everything in a minute, on this machine alone."),
     "compact": ("compact", "Merge many small files into few large ones."),
+    "purge": ("purge", "Remove runs or projects from the mirror for good."),
     "repair": ("repair", "Make a damaged mirror whole again."),
     "completion": ("completion", "Print what makes a shell complete commands and paths."),
 }
@@ -80,6 +81,9 @@ def main() -> None:
     from mirror.cli.console import safe
 
     try:
+        for argument in sys.argv[1:]:
+            if any("\ud800" <= c <= "\udfff" for c in argument):
+                raise UsageError(f"`{argument}` holds bytes that are no text in UTF-8: write it anew")
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)

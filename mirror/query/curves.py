@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mirror.query.rows import TABLE
-from mirror.query.sql import sandbox
+from mirror.query.sql import asking
 from mirror.records import Stream
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def _query(reader: Reader, stream: Stream, x: str, rest: str) -> str:
 
 def _collected(query: str, reader: Reader, given: Sequence[Any], x: str, more: Mapping[str, Any]) -> dict[int, Curve]:
     params = {"rids": given[0], "key": given[1], **more, **({} if x == "_step" else {"x": x})}
-    connection = sandbox(reader).cursor()
-    try:
+    with asking(reader) as connection:
         found: dict[int, Curve] = {}
         for who, at, mean, low, high, values, nonfinite, runs in connection.execute(query, params).fetchall():
             curve = found.get(who) or Curve()
@@ -93,8 +92,6 @@ def _collected(query: str, reader: Reader, given: Sequence[Any], x: str, more: M
             found[who] = replace(
                 curve, values=curve.values + values, nonfinite=curve.nonfinite + nonfinite, runs=max(curve.runs, runs)
             )
-    finally:
-        connection.close()
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mirror.errors import NotFoundError
 from mirror.query.rows import TABLE
-from mirror.query.sql import sandbox
+from mirror.query.sql import asking
 from mirror.records import Stream
 
 if TYPE_CHECKING:
@@ -27,11 +27,8 @@ from metrics where list_contains($rids, rid) and not starts_with(key, '_') group
 def main_metrics(reader: Reader, rid: int, most: int = 4) -> list[str]:
     """The metrics of a run that say most about it: those with telling names (loss, accuracy, ...) first, then those
     with the most values; counters and constants come last, W&B's own keys never."""
-    connection = sandbox(reader).cursor()
-    try:
+    with asking(reader) as connection:
         found = connection.execute(_KEYS, {"rids": [rid]}).fetchall()
-    finally:
-        connection.close()
 
     def rank(row: tuple[str, int, float | None, float | None]) -> tuple[bool, bool, bool, int, int, str]:
         key, numbers, least, greatest = row
@@ -45,9 +42,8 @@ def stream_of(reader: Reader, rids: Sequence[int], key: str) -> Stream:
     """Where runs have numbers under a key: in their history, or among their system metrics.
 
     NotFoundError, with near matches, if in neither."""
-    connection = sandbox(reader).cursor()
     streams: tuple[Stream, ...] = ("history", "system")
-    try:
+    with asking(reader) as connection:
         for stream in streams:
             query = (
                 f"select 1 from raw.{TABLE[stream]} h join raw.live l on l.rid = h.rid and l.{stream}_gen = h.gen "
@@ -57,8 +53,6 @@ def stream_of(reader: Reader, rids: Sequence[int], key: str) -> Stream:
             if connection.execute(query, {"key": key, "rids": list(rids)}).fetchone():
                 return stream
         known = [row[0] for row in connection.execute(_KEYS, {"rids": list(rids)}).fetchall()]
-    finally:
-        connection.close()
     raise NotFoundError(f"no run has numbers under the key `{key}`; {_hint(key, sorted(known))}")
 
 

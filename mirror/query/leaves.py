@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from mirror.query.sql import asking
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,8 +24,7 @@ _PART = 500  # runs
 def documents(reader: Reader, rids: Sequence[int]) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
     """rid, config and summary of the runs, in the order given, a few hundred in memory at a time. Runs that are not
     held any more are left out."""
-    connection = reader.connect()
-    try:
+    with asking(reader) as connection:
         for start in range(0, len(rids), _PART):
             part = list(rids[start : start + _PART])
             query = "select rid, config_raw, summary_raw from runs_raw where list_contains(?, rid)"
@@ -31,8 +32,6 @@ def documents(reader: Reader, rids: Sequence[int]) -> Iterator[tuple[int, dict[s
             for rid in part:
                 if rid in found:
                     yield rid, config(found[rid][1]), summary(found[rid][2])
-    finally:
-        connection.close()
 
 
 def config(raw: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mirror.errors import NotFoundError
 from mirror.query.export import unique
 from mirror.query.kinds import best_type
 from mirror.query.rows import TABLE, holds, stretches
-from mirror.query.sql import sandbox
+from mirror.query.sql import asking
 from mirror.records import Stream
 
 if TYPE_CHECKING:
@@ -189,8 +189,7 @@ def _catalogue(
     kinds: dict[tuple[str, int], set[str]] = {}
     longest: dict[tuple[str, int], int] = {}
     condition, params = holds(keys) if keys is not None else ("true", [])
-    connection = sandbox(reader).cursor()
-    try:
+    with asking(reader) as connection:
         gens = dict(connection.execute(f"select rid, {stream}_gen from raw.live").fetchall())
         for rid in rids:
             if rid not in gens:
@@ -203,8 +202,6 @@ def _catalogue(
                 if inexact:
                     here.add("inexact")
                 longest[place] = max(longest.get(place, 0), digits)
-    finally:
-        connection.close()
     if keys is not None or not kinds:  # a table without any column could not be read
         kinds[_STEP], longest[_STEP] = {"int"}, 0
     order = sorted(kinds, key=lambda place: (place != _STEP, not place[0].startswith("_"), place))

@@ -9,7 +9,7 @@ from mirror.query.keys import main_metrics
 from mirror.query.leaves import config, summary
 from mirror.query.origin import arguments, command, git, metadata
 from mirror.query.rows import TABLE
-from mirror.query.sql import sandbox
+from mirror.query.sql import asking
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,8 +25,7 @@ def page(reader: Reader, row: Mapping[str, Any], *, logs: int = 0, main: Sequenc
     """Facts about the run with this row of `runs`, by topic, in the order of the page; times are in UTC, sizes in
     bytes, durations in seconds. `logs` is how many of the last console lines to read, `main` the metrics that matter
     (a sensible few, if none are named)."""
-    cursor = sandbox(reader).cursor()
-    try:
+    with asking(reader) as cursor:
         documents = _rows(cursor, "select config_raw, summary_raw from runs_raw where rid = ?", [row["rid"]])[0]
         known = metadata(row["metadata"])
         return {
@@ -43,8 +42,6 @@ def page(reader: Reader, row: Mapping[str, Any], *, logs: int = 0, main: Sequenc
             "sweep": _sweep(cursor, row),
             "mirror": _mirror(row),
         }
-    finally:
-        cursor.close()
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection, query: str, params: Sequence[Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import NotFoundError
-from mirror.query.sql import sandbox
+from mirror.query.sql import asking
 from mirror.records import Stream
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def stretches(
 ) -> Iterator[pyarrow.Table]:
     """The cells (key, path_id, row, step, kind, v, j) of the same rows, in pieces of a bounded size that hold whole
     rows; pieces follow in order of row, the cells of a piece in any order."""
-    connection = sandbox(reader).cursor()
-    try:
+    with asking(reader) as connection:
         conditions, params = ["gen = ?"], [generation(connection, rid, stream)]
         for condition, value in (("step >= ?", min_step), ("step < ?", max_step)):
             if value is not None:
@@ -76,8 +75,6 @@ def stretches(
             span = f"{cells} and row between {first * _BLOCK} and {last * _BLOCK + _BLOCK - 1}"
             query = f"select key, path_id, row, step, kind, v, j {span}"
             yield connection.sql(query, params=params).to_arrow_table()
-    finally:
-        connection.close()
 
 
 def holds(keys: Sequence[str]) -> tuple[str, list[Any]]:

@@ -269,3 +269,15 @@ def sandbox(reader: Reader) -> Sandbox:
     if found is None:
         found = _sandboxes[reader.snapshot] = Sandbox(reader)
     return found
+
+
+@contextmanager
+def asking(reader: Reader) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for statements of our own, whose errors are explained; closed afterwards."""
+    held = sandbox(reader)
+    connection = held.cursor()
+    try:
+        with held.explained(None):
+            yield connection
+    finally:
+        connection.close()
