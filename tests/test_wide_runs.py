@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import mirror
 from mirror.errors import QueryError
+from mirror.query import saved
 from mirror.query.sql import execute
 from mirror.query.wide.splice import Edit, Statement
 from mirror.records import Run
@@ -333,3 +335,27 @@ def test_duckdb_alone_would_mix_twins_up() -> None:
     with duckdb.connect() as db:
         db.execute('create table t as select 1 as "Loss", 2 as "loss_1"')
         assert db.sql('select "loss" from t').fetchall() == [(1,)]
+
+
+# -- docs/sql.md --------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "sql.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
+    with mirror.open(tmp_path / "m", write=True) as m:
+        run = Run(asking.key("r"), name="first", state="finished", summary='{"val/acc": 0.95}',
+                  config=asking.wire({"lr": 0.1, "opt": {"name": "adam"}}))  # fmt: skip
+        m.put_runs([run])
+        m.put_history(run, [{"_step": 0, "loss": 0.5, "val/acc": 0.95}, {"_step": 1, "loss": 0.25}])
+        (block,) = re.findall(r"```sql\n(.*?)```", PAGE, re.S)
+        answers = [m.sql(query).fetchall() for query in block.split(";") if query.strip()]
+    assert answers == [[("r", 0, 0.5, 0.95)], [("first", 0.1, "adam", 0.95)], [(0, 0.5), (1, 0.25)]]
+
+
+def test_the_ready_queries_of_the_page_exist() -> None:
+    lines = re.findall(r"^mirror query (\w+) (.*)$", PAGE, re.M)
+    assert len(lines) >= 4
+    for name, rest in lines:
+        known = {p.name for p in saved.load(name).parameters}
+        assert set(re.findall(r"(?:-p|--param) (\w+)=", rest)) <= known
