@@ -276,6 +276,13 @@ def test_parameters_keep_their_meaning(reader: Reader) -> None:
         ask(reader, query.format("$p", "0", "'%'"))
 
 
+def test_samples_are_taken_before_conditions(reader: Reader) -> None:
+    text = execute(reader, "select acc from history_wide where acc > 0.5 using sample 10 rows").sql
+    assert (
+        text.count("0.5") == 1 and execute(reader, "select acc from history_wide where acc > 0.5").sql.count("0.5") == 2
+    )
+
+
 def test_plain_queries_stay_as_they_are(reader: Reader) -> None:
     query = "select  count(*) -- as written\nfrom history"
     assert execute(reader, query).sql == query

@@ -140,6 +140,9 @@ def test_columns(reader: Reader, column: str, kind: str, values: dict[str, Any])
 def test_the_type_is_that_of_the_runs_asked_for(reader: Reader) -> None:
     assert execute(reader, "select config.lr from runs_wide where project = 'p'").types == ["DOUBLE"]
     assert execute(reader, "select config.lr from runs_wide where project = 'q'").types == ["VARCHAR"]
+    assert ask(reader, "select config.n, config.lr from runs_wide where project = 'q'") == [(None, "high")], (
+        "known elsewhere"
+    )
     assert set(ask(reader, 'select "config.lr::json" from runs_wide')) == {
         ("0.1",),
         ("0.2",),

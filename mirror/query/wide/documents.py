@@ -93,6 +93,10 @@ class Documents:
             found[path] = Key(table + path, numbers, bools, strings, documents, beyond, runs=runs)
         return found
 
+    def adopt(self, name: str, other: Documents) -> None:
+        """Know where a value is that only `other`, for more runs, has found."""
+        self._places[name] = other._places[name]
+
     def expanded(self, names: Names) -> list[Column]:
         """What `select *` has. QueryError if that were too many columns."""
         shown: dict[tuple[str, str], str] = {}

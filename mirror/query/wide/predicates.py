@@ -49,7 +49,10 @@ def conjuncts(reference: Reference) -> Iterator[Node]:
 def _filtered_first(reference: Reference) -> bool:
     """Whether WHERE may be applied before the joins: not for the side of an outer join that is filled with NULLs."""
     table, select = reference.table, reference.select
-    if table.args.get("sample") or table.args.get("pivots") or not isinstance(table.parent, (exp.From, exp.Join)):
+    # A sample is taken before WHERE, from the rows of the joins.
+    if any(node.args.get("sample") for node in (table, select)) or table.args.get("pivots"):
+        return False
+    if not isinstance(table.parent, (exp.From, exp.Join)):
         return False
     joins = [node for node in select.args.get("joins") or () if isinstance(node, exp.Join)]
     if any(join.side in ("RIGHT", "FULL") or join.method in ("POSITIONAL", "NATURAL") for join in joins):

@@ -59,9 +59,16 @@ class View:
 
     @cached_property
     def _builder(self) -> Cells | Documents:
+        return self._made(self._scope)
+
+    @cached_property
+    def _everywhere(self) -> Cells | Documents:
+        return self._made(Scope())
+
+    def _made(self, scope: Scope) -> Cells | Documents:
         if self._reference.view == "runs_wide":
-            return Documents(self._rewriting.ask, self._scope)
-        return Cells(self._reference.view, self._rewriting.ask, self._scope)
+            return Documents(self._rewriting.ask, scope)
+        return Cells(self._reference.view, self._rewriting.ask, scope)
 
     @cached_property
     def names(self) -> Names:
@@ -69,11 +76,8 @@ class View:
 
     @cached_property
     def _anywhere(self) -> Names:
-        if self._reference.view == "runs_wide":
-            other: Cells | Documents = self._builder
-        else:
-            other = Cells(self._reference.view, self._rewriting.ask, Scope())
-        return other.names(self._mentioned) if self._scope.condition else Names((), {})
+        """What the names mean if all runs are asked; nothing new if they are."""
+        return self._everywhere.names(self._mentioned) if self._scope.condition else Names((), {})
 
     def find(self, names: Sequence[str] | None) -> Names:
         return self._builder.names(names)
@@ -83,11 +87,12 @@ class View:
 
     def elsewhere(self, name: str, quoted: bool) -> Column | None:
         """A column that only runs have which the query does not ask for: it is NULL then, not unknown."""
-        if self._reference.view == "runs_wide":
-            return None
         found = self._anywhere.look(name, quoted)
-        if found is not None and found.key is not None:
-            self.names.keys[found.key] = replace(self._anywhere.keys[found.key], runs=0, filled=0)
+        if found is None or found.key is None:
+            return None
+        self.names.keys[found.key] = replace(self._anywhere.keys[found.key], runs=0, filled=0)
+        if isinstance(self._builder, Documents) and isinstance(self._everywhere, Documents):
+            self._builder.adopt(found.key, self._everywhere)
         return found
 
     @property
