@@ -172,6 +172,21 @@ def test_files_and_runs_without_anything(root: Path, tmp_path: Path) -> None:
     assert done.code == 0 and "No runs" in done.err
 
 
+def test_an_empty_row_is_not_the_empty_key(tmp_path: Path) -> None:
+    with mirror.open(tmp_path / "m", write=True) as m:
+        m.put_runs([Run(asking.key("r")), Run(asking.key("s"))])
+        m.put_history(asking.key("r"), [{"": 5}, {}, {"": None, "x": 1}])
+        m.put_history(asking.key("s"), [{}])
+    text = exported(
+        tmp_path / "m", tmp_path / "x.csv", "team/digits", "--what", "history", "-k", "", "-k", "x"
+    ).read_text()
+    assert text.splitlines() == ['entity,project,run_id,name,_step,"",x', "team,digits,r,,,5,", "team,digits,r,,,,1"]
+    exported(tmp_path / "m", tmp_path / "all", "team/digits", "--what", "history")
+    assert (tmp_path / "all" / "r.history.csv").read_text().splitlines() == ['"",x', "5,", ",", ",1"]
+    one = exported(tmp_path / "m", tmp_path / "y.csv", "team/digits", "--what", "history").read_text()
+    assert one.splitlines()[1:] == ["team,digits,r,,5,", "team,digits,r,,,", "team,digits,r,,,1", "team,digits,s,,,"]
+
+
 def test_hostile_keys(root: Path, tmp_path: Path) -> None:
     row = exported(root, tmp_path / "h.csv", "keys/hostile", "--what", "history").read_text()
     head, first, second = csv.reader(io.StringIO(row))

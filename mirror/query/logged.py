@@ -112,20 +112,28 @@ class LoggedRows:
         import pyarrow as pa
 
         from mirror.query.table import arrow_type
-        from mirror.store.cellform import kind_codes, places
+        from mirror.store.cellform import EMPTY, INT, kind_codes, places
 
+        # An empty row is kept as a cell without a key, which is not the key "".
+        cells = cells.filter(pa.array(kind_codes(cells) != EMPTY))
         code, names = places(cells)
         order = np.argsort(code, kind="stable")
         cells = cells.take(pa.array(order))
         at = np.searchsorted(held, cells.column("row").to_numpy())
         ends = np.cumsum(np.bincount(code, minlength=len(names)))
         kinds = kind_codes(cells)
+        v = cells.column("v").to_numpy()
+        has_j = cells.column("j").is_valid().to_numpy()
         made: dict[tuple[str, int], pa.Array] = {}
         for i, name in enumerate(names):
             if name in self._places:
                 here = slice(ends[i - 1] if i else 0, ends[i])
-                values = cells.slice(here.start, here.stop - here.start)
-                made[name] = _column(values, kinds[here], at[here], len(held), self._places[name])
+                kind = self._places[name]
+                if kind in _DTYPES and not (has_j[here] & (kinds[here] == INT)).any():
+                    made[name] = _numbers(v[here], kinds[here], at[here], len(held), kind)
+                else:
+                    values = cells.slice(here.start, here.stop - here.start)
+                    made[name] = _column(values, kinds[here], at[here], len(held), kind)
         if self._keys is not None and _STEP in self._places:
             steps = np.zeros(len(held), np.int64)
             known = cells.column("step").is_valid().to_numpy()
@@ -223,25 +231,30 @@ def _label(key: str, path_id: int) -> str:
     return key
 
 
-def _column(cells: pyarrow.Table, kinds: Any, at: Ints, rows: int, kind: str) -> pyarrow.Array:
-    """Values of one key as a column of so many rows."""
+_DTYPES = {"BIGINT": "int64", "DOUBLE": "float64", "BOOLEAN": "bool"}
+
+
+def _numbers(v: Any, kinds: Any, at: Ints, rows: int, kind: str) -> pyarrow.Array:
+    """Numbers of one key, all of which `v` holds, as a column of so many rows."""
     import numpy as np
     import pyarrow as pa
 
-    from mirror.query.table import arrow_type
-    from mirror.store.cellform import BOOL, INT, NONFINITE
+    from mirror.store.cellform import NULL
 
-    if kind in ("BIGINT", "DOUBLE", "BOOLEAN"):
-        held = (kinds <= BOOL) | (kinds == NONFINITE)
-        long = cells.column("j").is_valid().to_numpy() & (kinds == INT)
-        plain = held & ~long
-        values = np.zeros(rows, {"BIGINT": np.int64, "DOUBLE": np.float64, "BOOLEAN": bool}[kind])
-        values[at[plain]] = cells.column("v").to_numpy()[plain]
-        if long.any():
-            values[at[long]] = [int(j) for j in cells.column("j").filter(pa.array(long)).to_pylist()]
-        missing = np.ones(rows, bool)
-        missing[at[held]] = False
-        return pa.array(values, mask=missing)
+    held = kinds != NULL
+    values = np.zeros(rows, _DTYPES[kind])
+    missing = np.ones(rows, bool)
+    values[at[held]] = v[held]
+    missing[at[held]] = False
+    return pa.array(values, mask=missing)
+
+
+def _column(cells: pyarrow.Table, kinds: Any, at: Ints, rows: int, kind: str) -> pyarrow.Array:
+    """Values of one key as a column of so many rows."""
+    import pyarrow as pa
+
+    from mirror.query.table import arrow_type
+
     filled: list[Any] = [None] * rows
     for place, value in zip(at.tolist(), _values(cells, kinds, kind), strict=True):
         filled[place] = value
@@ -257,8 +270,9 @@ def _values(cells: pyarrow.Table, kinds: Any, kind: str) -> Iterator[Any]:
     for code, v, j in zip(kinds.tolist(), cells.column("v").to_pylist(), cells.column("j").to_pylist(), strict=True):
         if code == NULL:
             yield "null" if kind == "JSON" else None
-        elif kind == "HUGEINT":
-            yield Decimal(j if j is not None else int(v))
+        elif kind in ("BIGINT", "HUGEINT"):
+            whole = int(j if j is not None else v)
+            yield whole if kind == "BIGINT" else Decimal(whole)
         elif kind == "VARCHAR":
             yield _string(j) if code == STRING else None
         elif j is not None and code != NONFINITE:

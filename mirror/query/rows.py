@@ -63,7 +63,7 @@ def stretches(
                 params.append(value)
         if keys is not None:
             condition, values = holds(keys)
-            conditions.append(condition)
+            conditions += [condition, "kind <> 'empty'"]  # an empty row has not even the key ""
             params += values
         cells = f"from {reader.relation(TABLE[stream], rid)} where {' and '.join(conditions)}"
         weights = connection.execute(
