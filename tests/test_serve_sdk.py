@@ -30,10 +30,10 @@ OUT_OF_SCOPE = {
 
 CORE_OUT_OF_SCOPE = {
     "CreateCustomChart",
-    "CreateDefaultResourceConfig", "CreateRunQueue", "EnqueueSweepRun", "RewindRun",
+    "CreateDefaultResourceConfig", "CreateRunQueue", "EnqueueSweepRun",
     "UpsertRunQueue",
 }  # fmt: skip
-"""What the Go sidecar can send for sweeps that a client schedules, launch queues, charts and forks."""
+"""What the Go sidecar can send for sweeps that a client schedules, launch queues and charts."""
 
 
 def python_operations() -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from graphql import GraphQLResolveInfo
 
 from mirror.errors import NotFoundError, UsageError
 from mirror.records import Project, Run
-from mirror.server import files, ids
+from mirror.server import branch, files, ids
 from mirror.server.asker import check_entity
 from mirror.server.context import Context, ProjectNode, RunNode, context
 from mirror.server.live import now
@@ -128,6 +128,7 @@ def _by_name(ctx: Context, given: dict[str, Any], changes: dict[str, Any]) -> tu
         if found is not None:
             ctx.home.edit(found, changes)
             return found.rid, False
+    parent = _parent(ctx, entity, project, name, changes)
     at = now()
     run = Run(
         key=ctx.home.new_key(entity, project, name),
@@ -140,9 +141,35 @@ def _by_name(ctx: Context, given: dict[str, Any], changes: dict[str, Any]) -> tu
     )
     run = replace(run, **changes)
     rid, inserted = ctx.home.create(replace(run, name=run.name or run.key.run_id))
+    if parent and inserted:
+        branch.fork(ctx.home, rid, *parent)
     if not inserted:
         ctx.home.edit(ctx.look_again().runs([rid])[0], changes)
     return rid, inserted
+
+
+def _parent(
+    ctx: Context, entity: str, project: str, name: str | None, changes: dict[str, Any]
+) -> tuple[Found, int] | None:
+    """The run and the step that a new run branches off from."""
+    point = branch.branch_point(changes.get("config"))
+    if point is None or point[0] == name:
+        return None
+    found = ctx.look.run(entity, project, point[0])
+    if found is None:
+        raise NotFoundError(f"there is no run `{entity}/{project}/{point[0]}` here to fork from")
+    return found, point[1]
+
+
+def _rewind(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
+    ctx = context(info)
+    entity, project = input.get("entityName") or ctx.entity, input.get("projectName") or "uncategorized"
+    if input["metricName"] != "_step":
+        raise UsageError(f"a run can be rewound to a `_step`, not to a value of `{input['metricName'][:100]}`")
+    found = by_path(ctx, {"entityName": entity, "projectName": project, "runName": input["runName"]})
+    branch.rewind(ctx.home, found, int(input["metricValue"]))
+    look = ctx.look_again()
+    return {"rewoundRun": RunNode(look.runs([found.rid])[0], look), "clientMutationId": input.get("clientMutationId")}
 
 
 def _by_id(ctx: Context, storage_id: str) -> Found:
@@ -252,6 +279,7 @@ RESOLVERS: dict[str, dict[str, Any]] = {
     "Mutation": {
         "upsertModel": _upsert_model,
         "upsertBucket": _upsert_bucket,
+        "rewindRun": _rewind,
         "deleteRun": _delete_run,
         "stopRun": _stop_run,
         "updateRunState": _update_state,
