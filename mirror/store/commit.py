@@ -24,6 +24,7 @@ from mirror.store.compact import LARGE, Compacted, Progress, compact, vacuum
 from mirror.store.layout import Layout
 from mirror.store.locks import FileLock, held
 from mirror.store.metrics import MetricStats
+from mirror.store.removal import finish
 from mirror.store.schema import tables
 from mirror.store.snapshot import holds, publish
 from mirror.store.views import write_database
@@ -107,13 +108,14 @@ class Committer:
                 publish(self.layout, self.catalog)
             if dead or published == -1:
                 write_database(self.layout, self.layout.read_snapshot())
+            finish(self.layout, self.catalog)
         for _, lock in dead:
             lock.release(remove=True)
 
     def compact(self, *, everything: bool, progress: Progress) -> Compacted:
         """Merge segments as far as they should be; see compact.py."""
         done = compact(
-            self.layout, self.catalog, self.session, self._name, most=LARGE, everything=everything, progress=progress
+            self.layout, self.catalog, self.session, self.new_name, most=LARGE, everything=everything, progress=progress
         )
         self._stale |= done.merged > 0 or everything
         return done
@@ -136,7 +138,7 @@ class Committer:
             for table, shard, rows in made:
                 inside = _inside(rows, identities)
                 written.append(
-                    segments.write_segment(self.layout, self._name(), table, rows, shard=shard, identities=inside)
+                    segments.write_segment(self.layout, self.new_name(), table, rows, shard=shard, identities=inside)
                 )
             with held(self.layout.commit_lock), self.catalog.transaction():
                 self._save(dirty, batch, written, superseded, at)
@@ -151,7 +153,7 @@ class Committer:
             with held(self.layout.commit_lock):
                 publish(self.layout, self.catalog)
             self._stale = True
-            compact(self.layout, self.catalog, self.session, self._name)
+            compact(self.layout, self.catalog, self.session, self.new_name)
             if time.monotonic() - self._described > _DESCRIBE_EVERY:
                 self.describe()
         for found in dirty:
@@ -231,7 +233,7 @@ class Committer:
             for file in written:
                 self.catalog.add_file(file, snapshot)
 
-    def _name(self) -> str:
+    def new_name(self) -> str:
         self._names += 1
         return f"{self.session}-{self._names:06d}"
 

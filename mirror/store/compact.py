@@ -147,7 +147,7 @@ def _merge(layout: Layout, catalog: Catalog, session: str, name: str, files: lis
     """Put one segment in the place of these; None if another writer has merged some of them meanwhile."""
     table = files[0].table
     before = catalog.superseded_rows(table)
-    schema = coded(tables()[table]) if table in CELL_TABLES else tables()[table]
+    schema = coded_schema(table)
     live = _live(catalog, files)
     footers = [segments.footer(layout.root / f.path) or {} for f in files]
     identities = {i[0]: i for footer in footers for i in footer.get("identities", [])}
@@ -174,6 +174,11 @@ def _merge(layout: Layout, catalog: Catalog, session: str, name: str, files: lis
     if meanwhile or not made.rows:
         segments.remove_readonly(layout.root / made.path)
     return None if meanwhile else made
+
+
+def coded_schema(table: str) -> pa.Schema:
+    """How the rows of a table are read to be written again."""
+    return coded(tables()[table]) if table in CELL_TABLES else tables()[table]
 
 
 @dataclass(frozen=True)

@@ -101,4 +101,5 @@ class Lease:
         )
 
     def release(self) -> None:
+        self._lock.write("")
         self._lock.release()

@@ -62,7 +62,8 @@ def create(
     """Make `raw.*`, `raw.*_live` and the user's views in an empty database.
 
     `extra` names tables of which a schema `tail` holds further rows (the live tail of a server), which may
-    replace versions in the files. `materialise` keeps raw.live as a table, which makes joins cheaper.
+    replace versions in the files. `materialise` keeps raw.live as a table (and raw.old_runs, the run versions that it
+    leaves out), which makes joins cheaper.
     """
     db.execute("create schema raw; create schema shape; use shape; " + ddl() + "; use main")
     extra = set(extra)
@@ -88,6 +89,13 @@ def create(
         )
     script = text("schema", "views.sql")
     db.execute(script.replace("create view raw.live", "create table raw.live") if materialise else script)
+    if materialise and (snapshot["tables"].get("runs", {}).get("superseded") or "runs" in extra):
+        # Leaving out the few old versions is cheaper than looking for the highest gen of every run in every query.
+        db.execute(
+            "create table raw.old_runs as select rid, gen from raw.runs anti join raw.live using (rid, gen); "
+            "create or replace view raw.runs_live as select r.* from raw.runs r anti join raw.old_runs o "
+            "on o.rid = r.rid and o.gen = r.gen"
+        )
     for name in _LIVE:
         superseded = snapshot["tables"].get(name, {"superseded": False})["superseded"]
         db.execute(

@@ -444,6 +444,10 @@ class Writer:
         for callback in after:
             callback()
 
+    def new_name(self) -> str:
+        """A name for a segment that is written outside of `commit`."""
+        return self._committer.new_name()
+
     def compact(self, *, everything: bool = False, progress: Progress = iter) -> Compacted:
         """Commit, then merge what has become due into large segments; with `everything` also what could wait."""
         self.commit()
