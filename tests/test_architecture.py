@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -32,18 +33,23 @@ def room(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     """Rooms of this package that a module imports, at its top or inside a function, but for types alone."""
+    return {parts[1] for name in names(path) if (parts := name.split("."))[0] == "mirror" and len(parts) > 1}
+
+
+def names(path: Path) -> list[str]:
+    """Everything a module imports but for types alone, as `package.module.name`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = [ast.Pass()]
-    names: list[str] = []
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return {parts[1] for name in names if (parts := name.split("."))[0] == "mirror" and len(parts) > 1}
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -71,3 +77,14 @@ def test_only_one_module_knows_each_foreign_name() -> None:
     """GraphQL is spoken in wandb/ and server/, and by the demo's substitute for the SDK."""
     speakers = {room(p) for p in MODULES if "query " in p.read_text() and "graphql" in p.read_text().lower()}
     assert speakers <= {"wandb", "server", "demo", "records", "errors"}
+
+
+def test_modules_that_ask_import_in_no_circle() -> None:
+    modules = {path.stem: path for path in (PACKAGE / "query").glob("*.py")}
+    prefix = "mirror.query."
+    graph = {
+        stem: {name.removeprefix(prefix).split(".")[0] for name in names(path) if name.startswith(prefix)}
+        & modules.keys()
+        for stem, path in modules.items()
+    }
+    assert graph["columns"] and list(TopologicalSorter(graph).static_order())  # CycleError names the circle
