@@ -18,8 +18,8 @@ from syncing import Copy, Done
 from wandb.proto import wandb_internal_pb2 as pb
 
 from mirror.errors import TerminalSourceError
-from mirror.sources.offline import rows as rows_of
 from mirror.sources.offline.framing import Log
+from mirror.sources.offline.rows import Records, by_protobuf
 
 
 @pytest.fixture
@@ -140,8 +140,8 @@ def test_rows_made_in_place_equal_those_protobuf_makes() -> None:
         picked = {chosen.choice(keys): chosen.choice([*values, {"in": {"ner": i}}]) for _ in range(chosen.randrange(6))}
         records.append(row(i, num=chosen.choice([1, 127, 128, 2**21, 2**40]), **picked))
     records.append(row(1, **{f"key{i}": i for i in range(3000)}))
-    found = [json.loads(text) for text in rows_of.history(records)]
-    assert found == [json.loads(rows_of.by_protobuf(record)) for record in records]
+    found = [json.loads(text) for text in Records(records).history()]
+    assert found == [json.loads(by_protobuf(record)) for record in records]
     assert [r["_step"] for r in found[:400]] == list(range(400))
 
 
@@ -149,7 +149,7 @@ def test_the_last_update_of_a_summary_counts_and_removals_do_at_their_place() ->
     records = [summary(num=i + 1, a=i, b=f"b{i}", **({"once": 1} if i == 3 else {})) for i in range(50)]
     records += [summary(remove=["a", "once"]), summary(c=[1, 2]), summary(a="again")]
     state: dict[str, Any] = {}
-    for path, text in rows_of.last_updates(records):
+    for path, text in Records(records).summary():
         if text is None:
             state.pop(path[0], None)
         else:
@@ -161,8 +161,9 @@ def test_records_with_fields_before_what_they_hold_are_read_alike() -> None:
     plain = row(5, x=1.5)
     record = pb.Record.FromString(plain)
     moved = b"\x08\x02\xc2\x0c\x03\n\x01s" + plain[2:]
-    assert rows_of.tag(moved) > 127
-    assert json.loads(rows_of.history([rows_of.canonical(moved)])[0]) == {"_step": 5, "_timestamp": 1.7e9 + 5, "x": 1.5}
+    found = Records([plain, moved, b"\x08\x01\xff", b""])
+    assert list(map(json.loads, found.history())) == [{"_step": 5, "_timestamp": 1.7e9 + 5, "x": 1.5}] * 2
+    assert found.unknown == 1
     assert record.history.step.num == 5
 
 

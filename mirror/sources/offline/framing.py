@@ -8,6 +8,7 @@ some middle and a last one. A block's last bytes are padding where no frame head
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from mirror.errors import TerminalSourceError
 BLOCK = 32 << 10
 _HEADER = b":W&B\xe1\xbe\x00"
 _FRAME_HEADER = 7
+_FRAME = struct.Struct("<IHB")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_CRC_OF_TYPE = [zlib.crc32(bytes([kind])) for kind in range(_LAST + 1)]
 _BEGINS = re.compile(b"[\x01\x02]")
 """The types of the frames that begin a record."""
 
@@ -76,19 +79,19 @@ class Log:
 
     def _block(self, block: bytes, at: int, found: list[bytes]) -> None:
         """The records that end in a block, or in what there is of it."""
-        p, n, crc32 = 0, len(block), zlib.crc32
+        p, n, crc32, unpack = 0, len(block), zlib.crc32, _FRAME.unpack_from
         while p + _FRAME_HEADER <= n:
-            kind = block[p + 6]
-            end = p + _FRAME_HEADER + (block[p + 4] | block[p + 5] << 8)
+            crc, length, kind = unpack(block, p)
+            end = p + _FRAME_HEADER + length
+            data = block[p + _FRAME_HEADER : end]
             if (
                 end > n
                 or not _FULL <= kind <= _LAST
-                or crc32(block[p + 6 : end]) != int.from_bytes(block[p : p + 4], "little")
+                or crc32(data, _CRC_OF_TYPE[kind]) != crc
                 or (kind >= _MIDDLE) is not bool(self._begun)
             ):
                 p = self._skip(block, p, at)
                 continue
-            data = block[p + _FRAME_HEADER : end]
             if self._bad_since is not None:
                 self.damage.append(Damage(self._bad_since, at + p))
                 self._bad_since = None
@@ -112,8 +115,9 @@ class Log:
         self._begun = []
         for match in _BEGINS.finditer(block, p + _FRAME_HEADER - 1):
             q = match.start() - _FRAME_HEADER + 1
-            end = match.end() + (block[q + 4] | block[q + 5] << 8)
-            if end <= len(block) and zlib.crc32(block[q + 6 : end]) == int.from_bytes(block[q : q + 4], "little"):
+            crc, length, _ = _FRAME.unpack_from(block, q)
+            end = match.end() + length
+            if end <= len(block) and zlib.crc32(block[q + 6 : end]) == crc:
                 return q
         return len(block)
 

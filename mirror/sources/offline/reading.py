@@ -36,7 +36,6 @@ from mirror.sources.protocol import (
 _CHECKED_BYTES = 4096
 _LARGEST_STATE = 1 << 20
 """Characters of a run's documents beyond which a log is read anew rather than gone on with."""
-_ROWS_AT_ONCE = 10_000
 
 
 @dataclass
@@ -164,31 +163,19 @@ class RunReading:
                 self.notices.append(_torn(log.path, reader.torn))
 
     def _records(self, records: list[bytes], log: RunLog, cut: float | None) -> Iterator[Step]:
-        history: list[bytes] = []
-        summary: list[bytes] = []
+        found = rows.Records(records)
+        self._unknown += found.unknown
         named: list[Any] = []
-        for data in records:
-            kind = rows.tag(data)
-            if kind > 127:
-                if decoded(data) is None:
-                    self._unknown += 1
-                    continue
-                data = rows.canonical(data)
-                kind = rows.tag(data)
-            if kind == rows.HISTORY:
-                history.append(data)
-            elif kind == rows.SUMMARY:
-                summary.append(data)
+        for data in found.others():
+            record = decoded(data)
+            if record is None:
+                self._unknown += 1
+            elif (kind := record.WhichOneof("record_type")) == "artifact":
+                named += artifacts.items(record.artifact, self.key)
             else:
-                record = decoded(data)
-                if record is None:
-                    self._unknown += 1
-                elif (found := record.WhichOneof("record_type")) == "artifact":
-                    named += artifacts.items(record.artifact, self.key)
-                else:
-                    self._other(found or "", record)
-        yield from self._history(history, cut)
-        self._document.update_summary(rows.last_updates(summary))
+                self._other(kind or "", record)
+        yield from self._history(found.history(), cut)
+        self._document.update_summary(found.summary())
         if self._system:
             self._progress.system += len(self._system)
             yield Rows(self.key, self._system, stream="system")
@@ -199,18 +186,16 @@ class RunReading:
         if named:
             yield Items(self.key, named)
 
-    def _history(self, records: list[bytes], cut: float | None) -> Iterator[Step]:
-        for start in range(0, len(records), _ROWS_AT_ONCE):
-            texts = rows.history(records[start : start + _ROWS_AT_ONCE])
-            if cut is not None:
-                texts = [text for text in texts if _step(text) <= cut]
-            if first := self._document.first_step:
-                texts = [_later(text, first) for text in texts]
-            if texts:
-                self._progress.rows += len(texts)
-                if self._is_resumed:  # costs a look at every row
-                    self._progress.next_step = max(self._progress.next_step, 1 + max(map(_step, texts)))
-                yield Rows(self.key, texts)
+    def _history(self, texts: list[str], cut: float | None) -> Iterator[Step]:
+        if cut is not None:
+            texts = [text for text in texts if _step(text) <= cut]
+        if first := self._document.first_step:
+            texts = [_later(text, first) for text in texts]
+        if texts:
+            self._progress.rows += len(texts)
+            if self._is_resumed:  # costs a look at every row
+                self._progress.next_step = max(self._progress.next_step, 1 + max(map(_step, texts)))
+            yield Rows(self.key, texts)
 
     def _other(self, kind: str, record: Any) -> None:
         match kind:

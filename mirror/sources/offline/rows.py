@@ -9,6 +9,7 @@ punctuation. What is not that plain (nested keys, keys to be escaped, very long 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,45 +18,126 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mirror.sources.offline.protobuf import messages
+from mirror.sources.offline.protobuf import decoded, messages
 
-HISTORY, SUMMARY = 0x12, 0x1A
+_HISTORY, _SUMMARY = 0x12, 0x1A
 """Tags of Record.history and Record.summary (fields 2 and 3, length-delimited)."""
 
 _NUM = 0x08
-_UNKNOWN = 0xFF
 _ITEM = 0x0A
 _KEY, _NESTED_KEY = 0x0A, 0x12
 _VALUE = (0x82, 0x01)
 _STEP = 0x12
 _LONG_RECORD = 16 << 10
 """Bytes of a record that is taken apart alone: a round of numpy a key pays off only for many records."""
+_PADDING = 32
+_SPECIAL = re.compile(rb'[\x00-\x1f"\\]')
+"""What JSON escapes in a string."""
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+Path = tuple[str, ...]
+Update = tuple[Path, "str | None"]
+"""A path and the JSON text of its value, None where it was removed."""
 
 
-def tag(record: bytes) -> int:
-    """The tag of what a record holds, if it stands right behind the record's number; else something above 127."""
-    if len(record) < 4 or record[0] != _NUM:
-        return _UNKNOWN
-    p = 1
-    while record[p] > 127 and p < len(record) - 2:
-        p += 1
-    return record[p + 1]
+class Records:
+    """Some records of a log, in order. `unknown` of them are no records at all."""
 
+    def __init__(self, records: Sequence[bytes]) -> None:
+        self.unknown = 0
+        self._load(records)
+        if (odd := np.flatnonzero(self._tags > 127)).size:
+            # Some writers put other fields before what a record holds.
+            ordered: list[bytes | None] = list(records)
+            for i in odd.tolist():
+                ordered[i] = _in_order(records[i])
+            self.unknown = ordered.count(None)
+            self._load([record for record in ordered if record is not None])
 
-def canonical(record: bytes) -> bytes:
-    """The same record with what it holds right behind its number: some writers put other fields before it."""
-    if tag(record) < 128:
-        return record
-    found = messages().Record.FromString(record)
-    found.ClearField("_info")
-    found.ClearField("control")
-    found.num = found.num or 1
-    text: bytes = found.SerializeToString()
-    return text
+    def _load(self, records: Sequence[bytes]) -> None:
+        self._records = records
+        self._buffer: Bytes = np.frombuffer(bytearray(b"".join(records) + bytes(_PADDING)), np.uint8)
+        self._sizes = np.fromiter(map(len, records), np.int64, len(records))
+        self._ends = np.cumsum(self._sizes)
+        starts = self._ends - self._sizes
+        _, self._tag_at = _varint(self._buffer, starts + 1)
+        plain = (self._sizes > 3) & (self._buffer[starts] == _NUM) & (self._tag_at < self._ends)
+        self._tags = np.where(plain, self._buffer[np.minimum(self._tag_at, len(self._buffer) - 1)], 255)
+
+    def _of(self, tag: int) -> tuple[Ints, Mask]:
+        """Which records have a tag, and which of these are short."""
+        found = np.flatnonzero(self._tags == tag)
+        return found, self._sizes[found] < _LONG_RECORD
+
+    def others(self) -> Iterator[bytes]:
+        """The records that are neither history nor summary."""
+        for i in np.flatnonzero((self._tags != _HISTORY) & (self._tags != _SUMMARY)).tolist():
+            yield self._records[i]
+
+    def history(self) -> list[str]:
+        """A JSON text for each logged row."""
+        found, short = self._of(_HISTORY)
+        texts = dict(zip(found[short].tolist(), self._in_place(found[short]), strict=True)) if short.any() else {}
+        return [texts.get(i) or by_protobuf(self._records[i]) for i in found.tolist()]
+
+    def summary(self) -> Iterator[Update]:
+        """What remains of the updates of the summary: of those of one path the last, in the order of these."""
+        found, short = self._of(_SUMMARY)
+        first = 0
+        for i in [*np.flatnonzero(~short).tolist(), len(found)]:
+            if i > first:
+                yield from self._last_updates(found[first:i])
+            if i < len(found):
+                yield from _updates(self._records[int(found[i])])
+            first = i + 1
+
+    def _in_place(self, which: Ints) -> list[str | None]:
+        """The JSON texts of rows of plain keys, None for others."""
+        items = _scan(self._buffer, self._tag_at[which], self._ends[which])
+        buffer, odd = self._buffer, items.odd
+        odd |= (buffer[items.stop] != _STEP) | (items.stop >= items.end)  # this byte becomes the closing brace
+        size, key = _varint(buffer, items.path + 1)
+        order = np.argsort(items.start, kind="stable")
+        codes, paths = _distinct(items, order)
+        special = np.fromiter((_SPECIAL.search(path[2:]) is not None for path in paths), bool, len(paths))
+        odd[items.record[(items.keys > 1) | (key + size != items.path_end)]] = True
+        odd[items.record[order[special[codes]]]] = True
+        some = np.zeros(len(which), bool)
+        some[items.record] = True
+        odd |= ~some
+        _blank(buffer, items.start + 1, key - 1)
+        _blank(buffer, items.path_end + 2, items.value)
+        buffer[items.start] = ord(",")
+        buffer[items.begin[some]] = ord("{")
+        buffer[key - 1] = ord('"')
+        buffer[items.path_end] = ord('"')
+        buffer[items.path_end + 1] = ord(":")
+        buffer[items.stop[~odd]] = ord("}")
+        whole = buffer.tobytes()
+        return [
+            None if bad else str(whole[a : b + 1], "utf-8")
+            for bad, a, b in zip(odd.tolist(), items.begin.tolist(), items.stop.tolist(), strict=True)
+        ]
+
+    def _last_updates(self, which: Ints) -> Iterator[Update]:
+        items = _scan(self._buffer, self._tag_at[which], self._ends[which])
+        order = np.argsort(items.start, kind="stable")
+        record = items.record[order]
+        odd = np.flatnonzero(items.odd | (items.stop != items.end)).tolist()
+        first = 0
+        for i in [*odd, len(which)]:  # between records that remove something, or hold what is not known
+            mine = order[np.searchsorted(record, first) : np.searchsorted(record, i)]
+            codes, paths = _distinct(items, mine)
+            last = np.zeros(len(paths), np.int64)
+            np.maximum.at(last, codes, np.arange(len(mine)))
+            for n in np.argsort(last).tolist():
+                at = int(mine[last[n]])
+                yield _path(paths[n]), str(self._buffer[items.value[at] : items.value_end[at]].tobytes(), "utf-8")
+            if i < len(which):
+                yield from _updates(self._records[int(which[i])])
+            first = i + 1
 
 
 @dataclass
@@ -79,13 +161,13 @@ class _Items:
 
 
 def _varint(buffer: Bytes, at: Ints) -> tuple[Ints, Ints]:
-    """The varints at these places, and the places behind them. Lengths beyond 2^35 do not occur."""
+    """The varints at these places, and the places behind them."""
     byte = buffer[at]
     value = (byte & 127).astype(np.int64)
     behind = at + 1
     more = byte > 127
     shift = 7
-    while shift < 35 and more.any():
+    while shift < 63 and more.any():
         byte = buffer[behind]
         value[more] |= (byte[more] & 127).astype(np.int64) << shift
         behind = behind + more
@@ -94,14 +176,10 @@ def _varint(buffer: Bytes, at: Ints) -> tuple[Ints, Ints]:
     return value, behind
 
 
-def _scan(records: Sequence[bytes]) -> _Items:
-    """The items of history or summary records."""
-    buffer = np.frombuffer(bytearray(b"".join(records) + bytes(32)), np.uint8)
-    limit = len(buffer) - 16
-    sizes = np.fromiter(map(len, records), np.int64, len(records))
-    ends = np.cumsum(sizes)
-    _, at = _varint(buffer, ends - sizes + 1)
-    length, begin = _varint(buffer, at + 1)
+def _scan(buffer: Bytes, tag_at: Ints, ends: Ints) -> _Items:
+    """The items of history or summary records, which have their tags at `tag_at`."""
+    limit = len(buffer) - _PADDING // 2
+    length, begin = _varint(buffer, tag_at + 1)
     end = begin + length
     odd = end > ends
     stop = begin.copy()
@@ -136,51 +214,23 @@ def _scan(records: Sequence[bytes]) -> _Items:
     return _Items(buffer, record, start, path, path_end, value, value_end, keys_of, begin, stop, end, odd)
 
 
-# -- history --------------------------------------------------------------------------------------------------
+def _blank(buffer: Bytes, start: Ints, end: Ints) -> None:
+    """Write blanks between these places, a few bytes each."""
+    while (inside := start < end).any():
+        buffer[start[inside]] = ord(" ")
+        start = start + 1
 
 
-def history(records: Sequence[bytes]) -> list[str]:
-    """A JSON text for each history record, in order."""
-    texts: list[str | None] = [None] * len(records)
-    short = [i for i, record in enumerate(records) if len(record) < _LONG_RECORD]
-    if short:
-        for i, text in zip(short, _in_place([records[i] for i in short]), strict=True):
-            texts[i] = text
-    return [by_protobuf(records[i]) if text is None else text for i, text in enumerate(texts)]
-
-
-def _in_place(records: Sequence[bytes]) -> list[str | None]:
-    """The JSON texts of rows of plain keys, None for others."""
-    items = _scan(records)
-    buffer = items.buffer
-    odd = items.odd
-    odd |= (buffer[items.stop] != _STEP) | (items.stop >= items.end)  # this byte becomes the closing brace
-    size, key = _varint(buffer, items.path + 1)
-    special = np.concatenate([[0], np.cumsum((buffer < 32) | (buffer == ord('"')) | (buffer == ord("\\")))])
-    plain = (items.keys == 1) & (special[key + size] == special[key])
-    odd[items.record[~plain]] = True
-    some = np.zeros(len(records), bool)
-    some[items.record] = True
-    odd |= ~some
-    blank = items.start + 1
-    while (inside := blank < key - 1).any():
-        buffer[blank[inside]] = ord(" ")
-        blank = blank + 1
-    buffer[items.start] = ord(",")
-    buffer[items.begin[some]] = ord("{")
-    buffer[key - 1] = ord('"')
-    buffer[items.path_end] = ord('"')
-    buffer[items.path_end + 1] = ord(":")
-    blank = items.path_end + 2
-    while (inside := blank < items.value).any():
-        buffer[blank[inside]] = ord(" ")
-        blank = blank + 1
-    buffer[items.stop[~odd]] = ord("}")
-    whole = buffer.tobytes()
-    return [
-        None if bad else str(whole[a : b + 1], "utf-8")
-        for bad, a, b in zip(odd.tolist(), items.begin.tolist(), items.stop.tolist(), strict=True)
-    ]
+def _in_order(record: bytes) -> bytes | None:
+    """The same record with what it holds right behind its number, None if it is none."""
+    found = decoded(record)
+    if found is None:
+        return None
+    found.ClearField("_info")
+    found.ClearField("control")
+    found.num = found.num or 1
+    text: bytes = found.SerializeToString()
+    return text
 
 
 def by_protobuf(record: bytes) -> str:
@@ -206,63 +256,25 @@ def _joined(row: dict[str, Any]) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-# -- summary --------------------------------------------------------------------------------------------------
-
-
-def last_updates(records: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    """What remains of the updates of these summary records: a path and the JSON text of its value, None where it
-    was removed. Of updates of one path only the last, in the order of these."""
-    short: list[bytes] = []
-    for record in records:
-        if len(record) < _LONG_RECORD:
-            short.append(record)
-        else:
-            yield from _fold(short)
-            short = []
-            yield from _changes(record)
-    yield from _fold(short)
-
-
-def _fold(records: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    if not records:
-        return
-    items = _scan(records)
-    order = np.argsort(items.start, kind="stable")
-    record = items.record[order]
-    whole = items.buffer.tobytes()
-    odd = np.flatnonzero(items.odd | (items.stop != items.end)).tolist()
-    first = 0
-    for i in [*odd, len(records)]:  # between records that remove something, or hold what is not known
-        mine = order[np.searchsorted(record, first) : np.searchsorted(record, i)]
-        for at in mine[_last(items, mine)].tolist():
-            path = _path(whole[int(items.path[at]) : int(items.path_end[at])])
-            yield path, str(whole[int(items.value[at]) : int(items.value_end[at])], "utf-8")
-        if i < len(records):
-            yield from _changes(records[i])
-        first = i + 1
-
-
-def _last(items: _Items, mine: Ints) -> Ints:
-    """Which of these items are the last ones with their path, in order."""
-    if not len(mine):
-        return mine
+def _distinct(items: _Items, order: Ints) -> tuple[Ints, list[bytes]]:
+    """The distinct paths of some items, which are in the order of the log, and which of these each has."""
+    if not len(order):
+        return order, []
     # Arrow compares the paths where they lie: every second piece between these borders is one.
-    borders = np.column_stack([items.path[mine], items.path_end[mine]]).ravel().astype(np.int32)
+    borders = np.column_stack([items.path[order], items.path_end[order]]).ravel().astype(np.int32)
     buffers = [None, pa.py_buffer(borders), pa.py_buffer(items.buffer)]
     pieces = pa.Array.from_buffers(pa.binary(), len(borders) - 1, buffers)
-    codes = pieces.take(pa.array(np.arange(0, len(borders) - 1, 2))).dictionary_encode()
-    last = np.zeros(len(codes.dictionary), np.int64)
-    np.maximum.at(last, codes.indices.to_numpy(), np.arange(len(mine)))
-    found: Ints = np.sort(last)
-    return found
+    encoded = pieces.take(pa.array(np.arange(0, len(borders) - 1, 2))).dictionary_encode()
+    codes: Ints = encoded.indices.to_numpy()
+    return codes, encoded.dictionary.to_pylist()
 
 
-def _path(keys: bytes) -> tuple[str, ...]:
+def _path(keys: bytes) -> Path:
     item = messages().SummaryItem.FromString(keys)
     return tuple(item.nested_key) or (item.key,)
 
 
-def _changes(record: bytes) -> Iterator[tuple[tuple[str, ...], str | None]]:
+def _updates(record: bytes) -> Iterator[Update]:
     summary = messages().Record.FromString(record).summary
     for item in summary.update:
         yield tuple(item.nested_key) or (item.key,), item.value_json
