@@ -41,7 +41,7 @@ MUTANTS: dict[str, tuple[Any, str, str]] = {
     "$ne of a missing attribute": (compiler.compiled, "else negated(part)", "else exp.Not(this=exp.paren(part))"),
     "no names with dots": (compiler._document, "if field.exact else readings(field.parts)", "if True else []"),
     "pointers lead into lists": (compiler._document, "exp.Not(this=inside)", "exp.Not(this=FALSE.copy())"),
-    "missing below a list": (compiler._document, "if above:", "if False:"),
+    "missing below a list": (compiler._document, "*([[part.copy() for part in an_array]] if walks else [])", "*[]"),
     "$and as $or": (compiler._joined, "join(holds(", "either(holds("),
     "$in without the second": (values._in, "strings = [c for c in constants if isinstance(c, str)]", "strings = [c for c in constants if isinstance(c, str)][:1]"),
     "$nin without lists": (values._in, '((ARRAY, list), ("object", dict))', '(("object", dict),)'),

@@ -246,31 +246,24 @@ _ATTRIBUTE_SQL = {"text": _text, "time": _time, "tags": _tags, "duration": _dura
 
 def _document(field: Document, condition: Condition) -> Expr:
     places = [field.parts] if field.exact else readings(field.parts)
-    here = _at(places)
-    direct = holds(condition, StoredNode())
+    direct = [_at(places), holds(condition, StoredNode())]
     # Places on the way at which an array may stand, and the names that remain below each.
     above = {field.parts[:i]: field.parts[i:] for i in range(1, len(field.parts))}
-    an_array = StoredNode().is_(ARRAY)
-    walks = [
-        (both([_at([at]), an_array.copy()]), walked(rest, condition, StoredNode().json())) for at, rest in above.items()
-    ]
+    an_array = [_at(list(above)), StoredNode().is_(ARRAY)] if above else []
+    walks = [(_at([at]), walked(rest, condition, StoredNode().json())) for at, rest in above.items()]
+    through = [*an_array, case(*walks, default=FALSE.copy()) if len(walks) > 1 else walks[0][1]] if walks else []
     indexed = [at for at, rest in above.items() if INDEX.fullmatch(rest[0])]
     if indexed:
         # A pointer such as /x/0 may lead into an array, where other rules hold: there only the walk answers.
-        inside = _exists(field.table, [_at(indexed), an_array.copy()])
-        found_inside = _exists(field.table, [_at(list(above)), case(*walks, default=FALSE.copy())])
-        found = either([both([_exists(field.table, [here, direct]), exp.Not(this=inside)]), found_inside])
-    elif walks:
-        either_way = case((here, direct), *walks, default=FALSE.copy())
-        found = _exists(field.table, [_at([*places, *above]), either_way])
+        inside = _exists(field.table, [_at(indexed), StoredNode().is_(ARRAY)])
+        here = both([_exists(field.table, direct), exp.Not(this=inside)])
+        found = either([here, _exists(field.table, through)])
     else:
-        found = _exists(field.table, [here, direct])
+        found = _exists(field.table, direct, *([through] if walks else []))
     if not allows_missing(condition):
         return found
-    there = [here.copy()]
-    if above:
-        there.append(both([_at(list(above)), an_array.copy()]))
-    return either([found, exp.Not(this=_exists(field.table, [either(there)]))])
+    there = _exists(field.table, [_at(places)], *([[part.copy() for part in an_array]] if walks else []))
+    return either([found, exp.Not(this=there)])
 
 
 def _at(places: Sequence[Sequence[str]]) -> Expr:
@@ -311,8 +304,12 @@ def _with_dots(parts: tuple[str, ...], kept: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _exists(table: str, conditions: Sequence[Expr]) -> Expr:
-    """Whether the run has a live node, under the alias n, that meets all conditions."""
-    nodes = exp.alias_(exp.table_(f"{table}_live", db="raw"), "n", table=True)
-    found = exp.select(column("rid", "n")).from_(nodes, copy=False).where(*conditions, copy=False)
+def _exists(table: str, *alternatives: Sequence[Expr]) -> Expr:
+    """Whether the run has a live node, under the alias n, that meets all conditions of one of the alternatives, each of
+    which reads its own stretch of the nodes."""
+    found: exp.Query | None = None
+    for conditions in alternatives:
+        nodes = exp.alias_(exp.table_(f"{table}_live", db="raw"), "n", table=True)
+        one = exp.select(column("rid", "n")).from_(nodes, copy=False).where(*conditions, copy=False)
+        found = one if found is None else exp.Union(this=found, expression=one, distinct=False)
     return exp.In(this=column("rid", RUNS), query=exp.Subquery(this=found))
