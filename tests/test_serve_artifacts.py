@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -480,3 +483,26 @@ def test_what_one_may_not_see_does_not_exist(server: Server, logged: Any) -> Non
         answer = ask(server, f"mutation($id: ID!) {{ {text} }}", key, **given)
         assert "there is no" in answer["errors"][0]["message"], answer
     assert fetched(server, done["id"]) == {"x": b"a secret"} and len(versions(server, "secret")) == 1
+
+
+OFFLINE = """
+import json, wandb
+run = wandb.init(project="p", entity="local", id="offline", mode="offline")
+for text in ("first", "second"):
+    artifact = wandb.Artifact("made-offline", type="t")
+    with artifact.new_file("x.txt") as out:
+        out.write(text)
+    run.log_artifact(artifact, aliases=[text])
+run.finish()
+print(json.dumps(run.dir))
+"""
+
+
+def test_artifacts_of_an_offline_run_come_with_wandb_sync_and_only_once(server: Server) -> None:
+    folder = Path(client(server, OFFLINE)).parent
+    for _ in range(2):
+        command = [sys.executable, "-m", "wandb", "sync", "--include-synced", str(folder)]
+        subprocess.run(command, env=os.environ | server.env, check=True, capture_output=True, timeout=100)
+    held = versions(server, "made-offline")
+    assert [[a["alias"] for a in v["aliases"]] for v in held] == [["second", "latest", "v1"], ["first", "v0"]]
+    assert [fetched(server, v["id"]) for v in held] == [{"x.txt": b"second"}, {"x.txt": b"first"}]
