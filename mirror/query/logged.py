@@ -198,7 +198,8 @@ def _catalogue(
     longest: dict[tuple[str, int], int] = {}
     condition, params = holds(keys) if keys is not None else ("true", [])
     with asking(reader) as connection:
-        gens = dict(connection.execute(f"select rid, {stream}_gen from raw.live").fetchall())
+        query = f"select rid, {stream}_gen from raw.live where list_contains(?, rid)"
+        gens = dict(connection.execute(query, [list(rids)]).fetchall())
         for rid in rids:
             if rid not in gens:
                 raise NotFoundError(f"the mirror no longer holds the run with rid `{rid}`: ask again")
