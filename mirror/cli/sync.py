@@ -6,8 +6,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ from mirror.query.text import size_of
 
 if TYPE_CHECKING:
     from mirror.records import Failure
-    from mirror.sync.session import Planned, Result
+    from mirror.sync.progress import Progress
+    from mirror.sync.project import Options
+    from mirror.sync.session import Planned, Result, Target
 
 
 @click.command("sync")
@@ -33,6 +37,23 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.IntRange(1, 1_000_000),
     help="Rows of history to ask for at once; pages that fail or are too long are made smaller by themselves.",
+)
+@click.option(
+    "--filter",
+    "filter_",
+    metavar="JSON|@FILE|-",
+    help='Only runs that meet these conditions, as in wandb.Api().runs, e.g. {"config.lr": {"$gt": 0.01}}.',
+)
+@click.option("--since", metavar="TIME", help="Only runs heard of since: a date, or how long ago, such as 36h or 7d.")
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only runs in this state; may be repeated.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Projects (entity/project) or run paths to leave alone.")
+@click.option(
+    "--watch",
+    metavar="SECONDS",
+    type=click.FloatRange(min=1),
+    is_flag=False,
+    flag_value=30.0,
+    help="Sync again and again, with such a pause (30 without a number), until Ctrl-C.",
 )
 @click.option("--full", is_flag=True, help="Look at every run again, also at those whose listing did not change.")
 @click.option("--entity", metavar="NAME", help="For local run folders: the entity of their runs, whatever they say.")
@@ -50,6 +71,11 @@ def command(
     root: Path,
     workers: int,
     page_size: int,
+    filter_: str | None,
+    since: str | None,
+    states: tuple[str, ...],
+    exclude: tuple[str, ...],
+    watch: float | None,
     full: bool,
     entity: str | None,
     project: str | None,
@@ -78,62 +104,109 @@ def command(
       mirror sync my-team/my-project my-team/other     two projects
       mirror sync my-team/my-project/1a2b3c4d          one run
       mirror sync https://wandb.ai/my-team/my-project/runs/1a2b3c4d
+      mirror sync my-team/my-project --watch           keep following what runs
+      mirror sync my-team --since 7d --state finished --exclude 'my-team/scratch*'
       mirror sync ./wandb                              offline runs of this machine
       mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
     """
     from mirror.cli.progress import watching
+    from mirror.cli.selection import server_filter
     from mirror.memory import give_back
     from mirror.paths import local_path
     from mirror.sync.project import Options
-    from mirror.sync.session import Result, Session, targets
+    from mirror.sync.session import targets
 
     give_back()
     folders = [folder for path in paths if (folder := local_path(path)) is not None]
     if not folders and (entity or project or include_online):
         raise click.UsageError("--entity, --project and --include-online are for local run folders")
+    if dry_run and watch:
+        raise click.UsageError("--watch syncs again and again, --dry-run not at all: leave out one of them")
+    filters = server_filter(filter_, since, states, datetime.now(timezone.utc))
+    if folders and filters:
+        raise click.UsageError("--filter, --since and --state are for servers, which judge them: sync folders whole")
     servers = targets([path for path in paths if local_path(path) is None], base_url, os.environ)
-    options = Options(workers, page_size, full, accept_deletions)
+    options = Options(workers, page_size, full, accept_deletions, filters, exclude)
+    local = _Local(folders, entity, project, include_online)
     stop = threading.Event()
-    notices: list[str] = []
-    began = time.monotonic()
-    with _stopping(stop), watching(quiet=quiet, verbose=verbose) as progress:
-        planned: list[Planned] = []
-        result = Result()
-        if servers:
-            session = Session(root, options, progress=progress, stop=stop)
+    with _stopping(stop):
+        while True:
+            began = time.monotonic()
+            with watching(quiet=quiet, verbose=verbose) as progress:
+                done = _once(root, servers, local, options, progress, stop, dry_run)
             if dry_run:
-                planned, result = session.plan(servers)
-            else:
-                result = session.sync(servers)
-        if folders and not stop.is_set():
-            from mirror.sources.offline.source import OfflineSource
-            from mirror.sync.folders import plan_folders, sync_folders
-
-            source = OfflineSource(
-                folders,
-                entity=entity,
-                project=project,
-                default_entity=os.environ.get("WANDB_ENTITY"),
-                online=include_online,
-            )
-            if dry_run:
-                more, found = plan_folders(root, source, options)
-                planned += more
-            else:
-                found = sync_folders(root, source, options, progress=progress, stop=stop)
-            result.outcomes += found.outcomes
-            result.errors += found.errors
-            notices = source.notices
-    if dry_run:
-        _show_plan(planned)
-    _show_errors(result, quiet)
-    for notice in () if quiet else notices:
-        click.echo(safe(f"Note: {notice}"), err=True)
+                _show_plan(done.planned)
+            _show_errors(done.result, quiet)
+            for notice in () if quiet else done.notices:
+                click.echo(safe(f"Note: {notice}"), err=True)
+            if not stop.is_set() and done.result.outcomes and not quiet:
+                _show_summary(done.result, root, verbose, time.monotonic() - began)
+            if watch is None or stop.wait(watch):
+                break
+    if watch is not None:
+        click.echo("Stopped. Everything fetched so far is in the mirror.", err=True)
+        ctx.exit(0)
     if stop.is_set():
         click.echo("Interrupted. What was fetched is kept; run the same command again to go on.", err=True)
-    elif result.outcomes and not quiet:
-        _show_summary(result, root, verbose, time.monotonic() - began)
-    ctx.exit(0 if result.ok and not stop.is_set() else 1)
+    ctx.exit(0 if done.result.ok and not stop.is_set() else 1)
+
+
+@dataclass(frozen=True)
+class _Local:
+    """Run folders of this machine, and what their runs are to belong to."""
+
+    folders: Sequence[Path]
+    entity: str | None
+    project: str | None
+    online: bool
+
+
+@dataclass
+class _Done:
+    planned: list[Planned]
+    result: Result
+    notices: list[str]
+
+
+def _once(
+    root: Path,
+    servers: Mapping[str, Sequence[Target]],
+    local: _Local,
+    options: Options,
+    progress: Progress,
+    stop: threading.Event,
+    dry_run: bool,
+) -> _Done:
+    """One sync, or its plan."""
+    from mirror.sync.session import Result, Session
+
+    done = _Done([], Result(), [])
+    if servers:
+        session = Session(root, options, progress=progress, stop=stop)
+        if dry_run:
+            done.planned, done.result = session.plan(servers)
+        else:
+            done.result = session.sync(servers)
+    if local.folders and not stop.is_set():
+        from mirror.sources.offline.source import OfflineSource
+        from mirror.sync.folders import plan_folders, sync_folders
+
+        source = OfflineSource(
+            local.folders,
+            entity=local.entity,
+            project=local.project,
+            default_entity=os.environ.get("WANDB_ENTITY"),
+            online=local.online,
+        )
+        if dry_run:
+            more, found = plan_folders(root, source, options)
+            done.planned += more
+        else:
+            found = sync_folders(root, source, options, progress=progress, stop=stop)
+        done.result.outcomes += found.outcomes
+        done.result.errors += found.errors
+        done.notices += source.notices
+    return done
 
 
 @contextmanager

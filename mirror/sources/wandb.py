@@ -110,10 +110,12 @@ class WandbSource:
         project: str,
         run_ids: Sequence[str] | None = None,
         progress: Callable[[int, int | None], None] = lambda done, total: None,
+        filters: str | None = None,
     ) -> Listing:
+        """`filters` is W&B's filter language as JSON; the server picks the runs."""
         if run_ids is not None:
             return listing.find_runs(self.client, entity, project, run_ids)
-        return listing.list_runs(self.client, entity, project, progress=progress)
+        return listing.list_runs(self.client, entity, project, filters=filters, progress=progress)
 
     # -- reading ------------------------------------------------------------------------------------------
 

@@ -30,6 +30,10 @@ class Options:
     page_rows: int = 10_000
     full: bool = False
     accept_deletions: bool = False
+    filters: str | None = None
+    """Only runs that meet this filter (JSON, judged by the server); others are neither fetched nor gone."""
+    exclude: tuple[str, ...] = ()
+    """Globs of project paths (`entity/project`) and run paths to leave alone."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mirror import paths
@@ -257,16 +258,26 @@ class Session:
                     result.errors.append(_no_entity(entity, source, viewer))
             for part in parts:
                 name = (part.entity or "", part.project or "", part.run_ids)
-                if name not in seen:
+                if name not in seen and not _excluded(f"{name[0]}/{name[1]}", self.options.exclude):
                     seen.add(name)
                     yield part
 
     def _listing(self, source: WandbSource, target: Target) -> Listing:
         entity, project = target.entity or "", target.project or ""
         name = f"{entity}/{project}"
-        return source.listing(
-            entity, project, target.run_ids or None, lambda n, total: self.progress.listing(name, n, total)
+        found = source.listing(
+            entity,
+            project,
+            target.run_ids or None,
+            lambda n, total: self.progress.listing(name, n, total),
+            self.options.filters,
         )
+        left = [run for run in found.runs if not _excluded(run.key.path, self.options.exclude)]
+        return found if len(left) == len(found.runs) else replace(found, runs=left, everything=False)
+
+
+def _excluded(path: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(path, glob) for glob in globs)
 
 
 def _no_project(name: str, source: WandbSource) -> str:

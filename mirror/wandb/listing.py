@@ -60,23 +60,24 @@ def list_runs(
     project: str,
     *,
     page_size: int = PAGE_SIZE,
+    filters: str | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Listing:
-    """Every run of a project. `progress` hears how many runs came and how many there are."""
+    """Every run of a project, or those that meet `filters` (JSON, judged by the server). `progress` hears how many
+    runs came and how many there are."""
     found: dict[str, ListedRun] = {}
-    first = _one_pass(client, entity, project, "+created_at", page_size, found, progress)
+    first, count = _one_pass(client, entity, project, "+created_at", page_size, filters, found, progress)
     if first.project is None:
         return first
-    count = first.project.run_count
     note = first.note
     if count is not None and len(found) < count:
-        second = _one_pass(client, entity, project, "-created_at", page_size, found, progress)
+        second, count_then = _one_pass(client, entity, project, "-created_at", page_size, filters, found, progress)
         if second.project is not None:
-            count, note = second.project.run_count, second.note
+            count, note = count_then, second.note
     if count is not None and len(found) != count:
         note = f"the listing shows {len(found)} runs, the server counts {count}"
     complete = count is not None and len(found) == count and note is None
-    return Listing(first.project, list(found.values()), complete, note)
+    return Listing(first.project, list(found.values()), complete, note, everything=filters is None)
 
 
 def _one_pass(
@@ -85,20 +86,28 @@ def _one_pass(
     project: str,
     order: str,
     page_size: int,
+    filters: str | None,
     found: dict[str, ListedRun],
     progress: Callable[[int, int | None], None],
-) -> Listing:
-    """Page through the runs once and add them to `found`; the result carries project and note only."""
+) -> tuple[Listing, int | None]:
+    """Page through the runs once and add them to `found`; the result carries project and note only, and how many
+    runs the server says there are."""
 
     def build(f: Fields) -> str:
+        # A server's own count goes by the same filter, but the project's record tells of all its runs.
+        declared, asked, count = (", $filters: JSONString", ", filters: $filters", "") if filters else ("", "", "")
+        if filters and f.knows("Project", "runCount"):
+            count = " matching: runCount(filters: $filters)"
         return (
-            "query Runs($entity: String!, $project: String!, $first: Int!, $after: String, $order: String) {"
-            f" project(name: $project, entityName: $entity) {{ {f.of('Project', _PROJECT)}"
-            " runs(first: $first, after: $after, order: $order) { edges { cursor"
+            "query Runs($entity: String!, $project: String!, $first: Int!, $after: String, $order: String"
+            f"{declared}) {{ project(name: $project, entityName: $entity) {{ {f.of('Project', _PROJECT)}{count}"
+            f" runs(first: $first, after: $after, order: $order{asked}) {{ edges {{ cursor"
             f" node {{ id name {f.of('Run', LIGHT)} }} }} pageInfo {{ endCursor hasNextPage }} }} }} }}"
         )
 
     variables: dict[str, Any] = {"entity": entity, "project": project, "after": None, "order": order}
+    if filters:
+        variables["filters"] = filters
     cursors: set[str] = set()
     while True:
         patience = BRIEF if page_size > SMALLEST_PAGE else NORMAL
@@ -112,17 +121,18 @@ def _one_pass(
             continue
         node = data.get("project")
         if not isinstance(node, dict):
-            return Listing(None)
+            return Listing(None), None
         shown = client.project_of(node, entity)
+        count = node.get("matching") if filters else shown.run_count
         for run in nodes(node.get("runs")):
             found[str(run["id"])] = _listed(shown, run)
-        progress(len(found), shown.run_count)
+        progress(len(found), count)
         info = (node.get("runs") or {}).get("pageInfo") or {}
         cursor = next_cursor(node.get("runs"))
         if not info.get("hasNextPage"):
-            return Listing(shown)
+            return Listing(shown), count
         if cursor is None or cursor in cursors:
-            return Listing(shown, note="the server's cursor does not advance: the listing was cut off")
+            return Listing(shown, note="the server's cursor does not advance: the listing was cut off"), count
         cursors.add(cursor)
         variables["after"] = cursor
 
