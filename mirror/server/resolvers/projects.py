@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from typing import Any
 
 from graphql import GraphQLResolveInfo
@@ -12,6 +11,7 @@ from mirror.records import Project
 from mirror.server import ids
 from mirror.server.context import Context, ProjectNode, RunNode, argument, context, selected
 from mirror.server.resolvers.people import entity, user
+from mirror.server.shelf import EPOCH
 from mirror.server.wire import connection, paged, wire_time
 
 _BY_CREATION = ("+created_at", "created_at", "+createdAt", "createdAt")
@@ -124,16 +124,9 @@ def _run(node: ProjectNode, info: GraphQLResolveInfo, name: str, **_: Any) -> Ru
     return RunNode(found, look) if found else None
 
 
-def _time(name: str) -> Any:
-    def resolve(node: ProjectNode, info: GraphQLResolveInfo) -> str | None:
-        at: datetime | None = getattr(_held(node, info), name)
-        return wire_time(at)
-
-    return resolve
-
-
-def _empty(*_: Any, **__: Any) -> dict[str, Any]:
-    return connection([])
+def _created(node: ProjectNode, info: GraphQLResolveInfo) -> str | None:
+    """The SDK (0.31) cannot list projects if one has no such time; one that is not known is long ago."""
+    return wire_time(_held(node, info).created_at or EPOCH)
 
 
 RESOLVERS: dict[str, dict[str, Any]] = {
@@ -151,7 +144,7 @@ RESOLVERS: dict[str, dict[str, Any]] = {
         "entity": lambda node, _: entity(node.entity),
         "description": lambda node, info: _held(node, info).description,
         "access": lambda *_: "PRIVATE",
-        "createdAt": _time("created_at"),
+        "createdAt": _created,
         "updatedAt": lambda *_: None,
         "isBenchmark": lambda *_: False,
         "readOnly": lambda node, info: context(info).home.read_only,
@@ -161,6 +154,5 @@ RESOLVERS: dict[str, dict[str, Any]] = {
         "run": _run,
         "bucket": _run,
         "runs": runs_of,
-        "allViews": _empty,
     },
 }
