@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from logfiles import BLOCK, HEADER, exit_record, framed, row, run_record, summary, write_log
-from syncing import Copy, Done
+from syncing import MIRROR, Copy, Done
 from wandb.proto import wandb_internal_pb2 as pb
 
 from mirror.errors import TerminalSourceError
@@ -227,6 +227,16 @@ def test_another_log_in_the_place_of_one_that_was_read_is_read_anew(copy: Copy, 
     write_log(tmp_path / "wandb", "r", [run_record("r"), *(row(i, x="second") for i in range(60))])
     copy.sync(str(tmp_path / "wandb"))
     assert [r["x"] for r in copy.rows("logs", "r")] == ["second"] * 60
+
+
+def test_rows_that_a_damaged_mirror_lost_are_read_again(copy: Copy, tmp_path: Path) -> None:
+    write_log(tmp_path / "wandb", "r", [run_record("r"), *(row(i, x=i / 3) for i in range(50)), exit_record()])
+    copy.sync(str(tmp_path / "wandb"))
+    for segment in (copy.root / "data" / "history").rglob("*.parquet"):
+        segment.unlink()
+    subprocess.run([*MIRROR, "repair", "--mirror", str(copy.root)], capture_output=True, timeout=60)
+    copy.sync(str(tmp_path / "wandb"))
+    assert steps(copy) == list(range(50))
 
 
 # Several logs of a run

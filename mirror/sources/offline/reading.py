@@ -107,6 +107,7 @@ class RunReading:
             or (held.rows, system.rows) != (progress.rows, progress.system)
             or held.pending
             or system.pending
+            or not (held.proven and system.proven)  # rows were lost with a damaged file of the mirror
             or _check(self._logs[len(read) - 1].path, progress.offset) != progress.check
         ):
             return False

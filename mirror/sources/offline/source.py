@@ -108,7 +108,7 @@ class OfflineSource:
                 yield Finished(one.key)
 
     def _fetch(self, wanted: Wanted) -> Iterator[Step]:
-        if wanted.glance and wanted.memo:
+        if wanted.glance and wanted.memo and wanted.history.proven and wanted.system.proven:
             yield Finished(wanted.key, wanted.listed.fingerprint, wanted.memo)
             return
         logs = self._logs[wanted.key]
