@@ -10,7 +10,7 @@ from graphql import GraphQLResolveInfo
 
 from mirror.errors import NotFoundError, UsageError
 from mirror.records import Project, Run
-from mirror.server import branch, files, ids
+from mirror.server import alerts, branch, files, ids
 from mirror.server.asker import check_entity
 from mirror.server.context import Context, ProjectNode, RunNode, context
 from mirror.server.live import now
@@ -270,9 +270,10 @@ def _delete_files(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> d
 
 
 def _alert(_: None, info: GraphQLResolveInfo, input: dict[str, Any]) -> dict[str, Any]:
-    """Nobody is notified by a mirror, and the client is told so."""
-    by_path(context(info), {"entityName": input.get("entityName") or context(info).entity} | input)
-    return {"success": False, "clientMutationId": input.get("clientMutationId")}
+    ctx = context(info)
+    found = by_path(ctx, input | {"entityName": input.get("entityName") or ctx.entity})
+    alerts.keep(ctx.home, found, input["title"], input["text"], input.get("severity") or "INFO", ctx.username)
+    return {"success": True, "clientMutationId": input.get("clientMutationId")}
 
 
 RESOLVERS: dict[str, dict[str, Any]] = {
