@@ -7,6 +7,8 @@ that edit runs come with the importers: here they are refused.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -20,8 +22,9 @@ from typing import Any
 import guide_examples
 import pytest
 from guide_examples import HOSTILE
+from liar import Request
 from serving import Server, serving
-from syncing import Copy, log_run
+from syncing import Copy, log_run, proxied
 
 import mirror
 
@@ -426,7 +429,7 @@ def test_artifacts(answer: Any, on: str) -> None:
     assert collections == ["net"] and nothing is False
 
 
-@pytest.mark.parametrize("on", ["served"])
+@with_bytes
 def test_artifact_bytes(answer: Any, on: str) -> None:
     assert answer == ["old", ["model.h5"]]
 
@@ -467,6 +470,31 @@ def test_bytes_that_are_not_mirrored(world: World, tmp_path: Path, monkeypatch: 
     with pytest.raises(mirror.CommError, match=r"of local/guide/short.*online=True.*wandb pull -p guide"):
         file.download()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_that_arrive_damaged_are_not_kept(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every manifest that passes the proxy has a wrong md5."""
+
+    def lie(request: Request, body: Any) -> Any:
+        return json.loads(json.dumps(body).replace(md5(b"the best weights"), md5(b"something else")))
+
+    with proxied(world.server) as proxy:
+        Copy(tmp_path / "m", proxy.url, world.server.key).sync("local/guide/short")
+        proxy.after = lie
+        monkeypatch.setenv("WANDB_BASE_URL", proxy.url)
+        run = mirror.Api(tmp_path / "m", online=True, api_key=world.server.key).run("short")
+        with pytest.raises(mirror.CommError, match=r"arrived damaged: its md5 is not"):
+            run.file("model-best.h5").download(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_viewer_is_asked_online_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", world.server.url)
+    assert mirror.Api(world.copy.root, online=True, api_key=world.server.key).viewer.username == "local"
+
+
+def md5(content: bytes) -> str:
+    return base64.b64encode(hashlib.md5(content).digest()).decode()
 
 
 @pytest.mark.parametrize(

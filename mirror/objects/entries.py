@@ -48,14 +48,28 @@ class Entry(Attrs):
         return self._blob() is not None
 
     def download(self, root: str | Path | None = None, skip_cache: bool | None = None, *, replace: bool = True) -> str:
-        """Write the file below `root` and return its path. Raises OfflineError if the mirror does not hold it."""
-        blob = self._blob()
-        if blob is None:
+        """Write the file below `root` and return its path. Raises OfflineError if the mirror
+        does not hold it and may not ask."""
+        if not self.at_hand:
             raise self.missing()
         path = disk.place(_folder(self._artifact, root), self.path)
         if disk.checked(path, replace, exist_ok=True):
-            disk.copy(blob, path)
+            if (blob := self._blob()) is not None:
+                disk.copy(blob, path)
+            else:
+                from mirror.objects.online import fetch_entry
+
+                fetch_entry(self, path)
         return str(path)
+
+    @property
+    def artifact(self) -> Artifact:
+        return self._artifact
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether `download` can have the bytes: out of the mirror or, with Api(online=True), from the server."""
+        return self.held or (self.ref is None and self._artifact._held.online)
 
     def missing(self) -> OfflineError:
         whose = self._artifact.source_qualified_name
@@ -63,7 +77,7 @@ class Entry(Attrs):
             return OfflineError(f"`{self.path}` of {whose} is a reference to `{self.ref}`: fetch it from there")
         return OfflineError(
             f"the mirror does not hold the bytes of `{self.path}` of {whose}: "
-            f"`wandb artifact get {whose}` fetches the files of this version from its server"
+            f"Api(online=True) fetches them when they are downloaded, and `wandb artifact get {whose}` without a mirror"
         )
 
     def _blob(self) -> Path | None:
@@ -117,9 +131,9 @@ class Entries(Mapping[str, Entry]):
         """See `Artifact.download`."""
         folder = _folder(self._artifact, root)
         wanted = [self[path] for path in self if path.startswith(prefix or "")]
-        files = [entry for entry in wanted if entry.held]
+        files = [entry for entry in wanted if entry.at_hand]
         for entry in wanted:
-            if not entry.held and not (entry.ref is not None and allow_missing_references):
+            if not entry.at_hand and not (entry.ref is not None and allow_missing_references):
                 raise entry.missing()
         for entry in files:
             disk.place(folder, entry.path)

@@ -16,7 +16,6 @@ from mirror.objects.sequence import Listed
 if TYPE_CHECKING:
     from mirror.objects.run import Run
 
-_HELD = "sha256:"
 METADATA = "wandb-metadata.json"
 
 
@@ -78,14 +77,12 @@ class File(Attrs):
         else:
             run = "/".join(self._run.path)
             raise OfflineError(
-                f"the mirror does not hold the bytes of `{self.name}` of {run}: Api(online=True) fetches them "
-                f"when they are downloaded, and `wandb pull -p {self._run.project} -e {self._run.entity} "
-                f"{self._run.id}` fetches all files of the run"
+                f"the mirror does not hold the bytes of `{self.name}` of {run}: `mirror sync {run} --files "
+                f"'{self.name}'` fetches them into the mirror, Api(online=True) when they are downloaded"
             )
 
     def _blob(self) -> Path | None:
-        mark = self.id or ""
-        return disk.blob(self._run._held.blobs, mark[len(_HELD) :]) if mark.startswith(_HELD) else None
+        return disk.blob(self._run._held.blobs, self._row["sha256"])
 
     def _text(self) -> str | None:
         """wandb-metadata.json is mirrored with the run, word for word."""
@@ -112,7 +109,7 @@ class Files(Listed[File]):
             if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
                 pattern += "\\"  # a last backslash stands for itself
             condition, params = "name ilike ? escape '\\'", [pattern]
-        columns = "name, size, md5, mimetype, updated_at, storage_id, url"
+        columns = "name, size, md5, mimetype, updated_at, storage_id, url, sha256"
         query = f"select {columns} from files where rid = ? and {condition} order by name"
         rows = select(run._held.state(), query, [run._rid, *params])
         super().__init__([File(run, row) for row in rows], "/".join(run.path))
@@ -125,7 +122,7 @@ def one_file(run: Run, name: str) -> File:
         return found[0]
     path = "/".join(run.path)
     if name == METADATA and run._page.document(run._rid, "metadata") is not None:  # before the manifest came
-        return File(run, dict.fromkeys(("size", "md5", "mimetype", "updated_at", "storage_id", "url")) | {"name": name})
+        return File(run, dict.fromkeys(("size", "md5", "mimetype", "updated_at", "storage_id", "url", "sha256")) | {"name": name})
     near = get_close_matches(name, [file.name for file in Files(run, None, None)], 1)
     hint = f"did you mean `{near[0]}`?" if near else "`run.files()` lists what it has"
     raise NotFoundError(f"{path} has no file `{name}`; {hint}")

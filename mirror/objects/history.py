@@ -20,9 +20,15 @@ _EXACT = 1 << 53
 
 
 def history(
-    run: Run, samples: int | None, keys: Sequence[str] | None, x_axis: str, pandas: bool, stream: str
+    run: Run,
+    samples: int | None,
+    keys: Sequence[str] | None,
+    x_axis: str,
+    pandas: bool,
+    stream: str,
+    once: object = None,
 ) -> list[Row] | Any:
-    """See `Run.history`."""
+    """See `Run.history`. Sampling is told of once for each value of `once`, if not once a run."""
     from mirror.query.samples import sampled
 
     wanted = _keys(keys)
@@ -36,7 +42,7 @@ def history(
     rows, total = sampled(run._held.reader, run._rid, which, together, samples, more)
     if samples is not None and total > max(samples, 0):
         run._held.tell_once(
-            (run._rid, which),
+            once or (run._rid, which),
             f"history() gives {len(rows)} of {total} rows of {'/'.join(run.path)}, evenly chosen and always the same: "
             "ask for all with history(samples=None) or scan_history()",
         )

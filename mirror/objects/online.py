@@ -10,6 +10,8 @@ from mirror.errors import NotFoundError, UsageError
 from mirror.objects import bytes as disk
 from mirror.objects.users import User
 from mirror.paths import DEFAULT_BASE_URL, api_url, canonical_source
+from mirror.records import ItemKey
+from mirror.wandb.artifacts import find_entry
 from mirror.wandb.client import Client
 from mirror.wandb.documents import find_file
 from mirror.wandb.transport import Transport
@@ -17,6 +19,7 @@ from mirror.wandb.transport import Transport
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mirror.objects.entries import Entry
     from mirror.objects.files import File
     from mirror.objects.held import Held
 
@@ -33,6 +36,23 @@ def fetch_file(held: Held, file: File, path: Path) -> None:
         with disk.written(path) as out:
             client.transport.save(found.download_urls[file.name], out)
             disk.verify(out, entry.md5, file.name)
+    finally:
+        client.transport.close()
+
+
+def fetch_entry(entry: Entry, path: Path) -> None:
+    """Write the bytes of an artifact's entry to `path`, likewise."""
+    artifact = entry.artifact
+    client = _client(artifact._held, artifact.source)
+    try:
+        key = ItemKey(artifact.source, artifact.id, artifact.entity, artifact.project)
+        collection, _, version = artifact.source_name.rpartition(":")
+        url = find_entry(client, key, collection, version, entry.path)
+        if url is None:
+            raise NotFoundError(f"`{client.source}` has no `{entry.path}` of {artifact.source_qualified_name} any more")
+        with disk.written(path) as out:
+            client.transport.save(url, out)
+            disk.verify(out, entry.digest, entry.path)
     finally:
         client.transport.close()
 

@@ -129,14 +129,14 @@ class Runs(Sequence[Run]):
         a data frame with sorted columns. Arguments are those of `Run.history`."""
         if format not in ("default", "pandas", "polars"):
             raise ArgumentError(f"`format` is default, pandas or polars, got `{format}`")
+        from mirror.objects.history import frame, history, polars_frame
+
         rows: list[dict[str, Any]] = []
         for run in self:
-            found = run.history(samples=samples, keys=keys, x_axis=x_axis, pandas=False, stream=stream)
+            found = history(run, samples, keys, x_axis, False, stream, once=("histories", id(self)))
             rows += [row | {"run_id": run.id} for row in found]
         if format == "default":
             return rows
-        from mirror.objects.history import frame, polars_frame
-
         made = frame(rows) if format == "pandas" else polars_frame(rows)
         return made[sorted(made.columns)]
 

@@ -228,6 +228,29 @@ def fetch_entries(client: Client, listed: Listed) -> list[ArtifactEntry]:
     return entries
 
 
+def find_entry(client: Client, artifact: ItemKey, collection: str, version: str, path: str) -> str | None:
+    """Where the bytes of one entry can be downloaded now; None if the server has no such entry."""
+
+    def build(f: Fields) -> str:
+        return (
+            "query ArtifactFile($entity: String!, $project: String!, $collection: String!, $alias: String!,"
+            " $names: [String!]) { project(name: $project, entityName: $entity) {"
+            " artifactCollection(name: $collection) { artifactMembership(aliasName: $alias) {"
+            f" files(names: $names, first: 1) {{ edges {{ node {{ {f.of('File', ('id', 'url', 'directUrl'))} }} }} }}"
+            " } } } }"
+        )
+
+    variables = {
+        "entity": artifact.entity, "project": artifact.project, "collection": collection, "alias": version,
+        "names": [path],
+    }  # fmt: skip
+    data, _ = client.ask(build, variables)
+    found = (data.get("project") or {}).get("artifactCollection") or {}
+    for node in nodes((found.get("artifactMembership") or {}).get("files")):
+        return node.get("directUrl") or node.get("url")
+    return None
+
+
 def _entry(path: str, said: Mapping[str, Any]) -> ArtifactEntry:
     extra = said.get("extra")
     return ArtifactEntry(
