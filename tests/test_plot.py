@@ -164,6 +164,17 @@ def test_a_plot_on_the_terminal(root: Path) -> None:
     assert "10 of 50 values of loss are NaN or infinite" in done.err
 
 
+def test_the_axes_of_a_terminal_plot_tell_the_truth() -> None:
+    for color in (False, True):
+        lines = on_terminal(
+            Plot("┌└", "x", {"a": Curve([0, 0.5], [1, 0.5])}), width=40, height=8, color=color
+        ).splitlines()
+        assert len(lines) == 12 and lines[0].split() == ["┌└", "over", "x"]
+        assert lines[2].endswith(" 1") and lines[9].endswith(" 0.5") and lines[11].split() == ["0", "0.5"]
+    lines = on_terminal(Plot("t", "x", {"a": Curve([3], [0.25])}), width=40, height=8).splitlines()
+    assert lines[2].endswith(" 0.75") and lines[9].endswith(" -0.25")
+
+
 def test_extreme_values_are_drawn_or_said(root: Path) -> None:
     assert "vast: no finite numbers to draw" in ok("plot", "odd/odd", "--metric", "vast", root=root)
     assert "all: no finite numbers to draw" in ok("plot", "odd/odd", "--metric", "all", root=root)

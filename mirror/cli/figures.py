@@ -57,15 +57,32 @@ def on_terminal(plot: Plot, *, width: int = 80, height: int = 14, color: bool = 
     title = f"{short(plot.title, _LONGEST_TITLE)} over {short(plot.x)}"
     if plot.by is not None:
         title += f", by {short(plot.by)}"
+    x_low, x_high = _bounds([x for line in xs for x in line])
+    y_low, y_high = _bounds([y for line in ys for y in line if y == y], plot.log_y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         text: str = plot_to_string(
             xs=xs, ys=ys, legend_labels=labels if len(labels) > 1 else None, lines=True, width=width, height=height,
-            title=title, color=color,
-            character_set="braille" if color or len(labels) == 1 else "ascii",
-            y_as_log=plot.log_y,
+            title=title, color=color, character_set="braille" if color or len(labels) == 1 else "ascii",
+            x_labels=False, y_labels=False, x_min=x_low, x_max=x_high, y_min=y_low, y_max=y_high, y_as_log=plot.log_y,
         )  # fmt: skip
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    lines = [line.rstrip() for line in text.splitlines()]
+    # uniplot rounds its labels as long as they differ, 0.5 to 0: these are the ends of the axes.
+    top = next(i for i, line in enumerate(lines) if i and "┌" in line)  # the first line is the title
+    bottom = next(i for i, line in enumerate(lines) if i and "└" in line)
+    lines[top + 1] += f" {y_high:.5g}"
+    lines[bottom - 1] += f" {y_low:.5g}"
+    left, right = (f"{value:,.0f}" if value.is_integer() else f"{value:.5g}" for value in (x_low, x_high))
+    lines.insert(bottom + 1, f" {left}{right:>{max(width - len(left), 1)}}")
+    return "\n".join(lines)
+
+
+def _bounds(values: list[float], log: bool = False) -> tuple[float, float]:
+    """Least and greatest value, a little apart."""
+    low, high = float(min(values)), float(max(values))
+    if low < high:
+        return low, high
+    return (low / 2, low * 2) if log else (low - max(abs(low) / 2, 0.5), low + max(abs(low) / 2, 0.5))
 
 
 def _drawn(values: list[float], log_y: bool) -> list[float]:
