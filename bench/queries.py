@@ -3,8 +3,9 @@
     python bench/queries.py [--runs 2000] [--values 100000000] [--repeat 5] [--root DIR]
 
 Fills DIR (kept and used again if it holds the same size) with runs of 1,000 rows of 52 keys and a sparse one, once
-through the store's own writer and once as one Parquet file per run with a column per key, then asks both the same
-questions and prints medians, ratios and the targets. Answers are compared before they are timed.
+through the store's own writer, compacted as by `mirror compact` unless --as-written says otherwise, and once as one
+Parquet file per run with a column per key. Then asks both the same questions and prints medians, ratios and the
+targets. Answers are compared before they are timed.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def cells(n: int) -> CellBatch:
     return CellBatch(ROWS, table, 0, ROWS - 1, "")
 
 
-def fill(root: Path, runs: int) -> None:
+def fill(root: Path, runs: int, compact: bool) -> None:
     if (root / "done").exists() and (root / "done").read_text() == str(runs):
         return
     shutil.rmtree(root, ignore_errors=True)
@@ -108,6 +109,8 @@ def fill(root: Path, runs: int) -> None:
             writer.publish(run.key, "history", Fetched("history", "rows", got=ROWS, total=ROWS, complete=True))
             table = {name: pa.array(v, from_pandas=name == "val/acc") for name, v in columns.items()}
             pq.write_table(pa.table(table), root / "wide" / f"run{n:05}.parquet")
+        if compact:
+            writer.compact(everything=True)
     (root / "done").write_text(str(runs))
     print(f"filled with {runs:,} runs, {runs * PER_RUN:,} values in {time.perf_counter() - began:.0f} s")
 
@@ -258,17 +261,18 @@ def main() -> None:
     )
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--root", type=Path)
+    parser.add_argument("--as-written", action="store_true", help="do not compact the mirror")
     args = parser.parse_args()
     runs = args.runs or -(-args.values // PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
         root = args.root or Path(scratch) / "bench"
-        fill(root, runs)
-        files = [f for f in Reader(root / "mirror").files if "/history/" in f]
-        size = {
-            name: sum(p.stat().st_size for p in (root / name).rglob("*.parquet")) >> 20 for name in ("mirror", "wide")
-        }
-        print(f"{runs:,} runs, {runs * PER_RUN:,} values; mirror: {len(files)} files of cells, {size['mirror']} MB;")
-        print(f"peer: {runs:,} files, {size['wide']} MB; medians of {args.repeat}")
+        fill(root, runs, not args.as_written)
+        held = Reader(root / "mirror").snapshot
+        cells = held.files("history")
+        size = sum(file["bytes"] for table in held.content["tables"].values() for file in table["files"]) >> 20
+        wide = sum(path.stat().st_size for path in (root / "wide").glob("*.parquet")) >> 20
+        print(f"{runs:,} runs, {runs * PER_RUN:,} values; mirror: {len(cells)} files of cells, {size} MB in all;")
+        print(f"peer: {runs:,} files, {wide} MB; medians of {args.repeat}")
         compare(root, runs, args.repeat)
         overhead(root, args.repeat)
 
