@@ -225,6 +225,11 @@ def test_a_deleted_run_has_no_export(server: Server) -> None:
     delete = "mutation($i: DeleteRunInput!) { deleteRun(input: $i) { success } }"
     server.graphql(delete, i={"id": found["project"]["run"]["id"]})
     assert requests.get(link, timeout=30).status_code == 404
+    held = [folder for folder in folders(server) if f"/exports/{folder.parent.name}/{folder.name}/" in link]
+    assert len(held) == 1
+    log(server, "next", [{"_step": 0}])
+    exported(server, "next")
+    assert not held[0].exists()  # it went with the next export
 
 
 def test_they_come_when_they_are_due(tmp_path: Path) -> None:

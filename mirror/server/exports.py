@@ -67,13 +67,16 @@ class Exports:
     def __init__(self, home: Home, after: float | None) -> None:
         self._home = home
         self._after = after
-        self._temporary = tempfile.TemporaryDirectory(prefix="mirror-exports-") if home.read_only else None
+        apart = home.read_only and after is not None
+        self._temporary = tempfile.TemporaryDirectory(prefix="mirror-exports-") if apart else None
         self._folder = Path(self._temporary.name) if self._temporary else home.layout.exports
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="exports")
         self._making: dict[Path, Future[bool]] = {}
         self._lock = threading.Lock()
-        for leftover in self._folder.glob("*/*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        if not home.read_only:
+            for leftover in self._folder.glob("*/*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            self._forget_deleted()
 
     def close(self) -> None:
         self._maker.shutdown(cancel_futures=True)
@@ -184,7 +187,15 @@ class Exports:
                 made_folder.rename(folder)
             sync_folder(folder.parent)
         self._vacuum(folder)
+        self._forget_deleted()
         return True
+
+    def _forget_deleted(self) -> None:
+        """Delete the exports of runs that are not there any more."""
+        runs = self._home.shelves.newest().index
+        for folder in self._folder.glob("*"):
+            if folder.name.isdigit() and runs.get(int(folder.name)) is None:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _vacuum(self, made: Path) -> None:
         """Delete what was replaced or is more than is kept."""
