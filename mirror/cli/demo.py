@@ -68,15 +68,18 @@ def command(folder: Path) -> None:
     _mirror(["runs", path, "--filter", where, "--columns", "name,state,config.lr,summary.val/acc"], root)
     _step("Which runs diverged, and when? NaN is kept as NaN:")
     _mirror(["sql", _DIVERGED], root)
-    _step("Learning curves, every logged row of them:")
-    _curves(root)
+    _step("Learning curves, the mean of each learning rate:")
+    curves = ["plot", path, "--metric", "loss", "--by", "config.lr", "--filter", '{"config.lr": {"$lt": 1}}']
+    click.secho(f"  mirror plot {path} --metric loss --by config.lr --filter '{curves[-1]}'", dim=True)
+    _mirror(curves, root)
     at = f"--mirror {root}"
     _step("It is all yours to play with:")
     for line in (
         f"mirror status {at}",
         f"mirror sql \"select * from history where key = 'loss' limit 5\" {at}",
         f"mirror query --list {at}",
-        f'mirror sql "from runs" --format parquet -o runs.parquet {at}',
+        f"mirror best {path} --metric val/acc --goal maximize {at}",
+        f"mirror export {path} --what history --format parquet -o exported {at}",
         f"mirror serve {at}        # unchanged wandb.Api() scripts read from it",
         "mirror sync YOUR-TEAM/YOUR-PROJECT      # your own, from wandb.ai (uses your `wandb login`)",
     ):
@@ -151,34 +154,3 @@ def _mirror(args: list[str], root: Path, env: dict[str, str] | None = None) -> N
     done = subprocess.run([sys.executable, "-m", "mirror", *args, "--mirror", str(root)], env=env, check=False)
     if done.returncode:
         raise click.exceptions.Exit(done.returncode)
-
-
-def _curves(root: Path) -> None:
-    from uniplot import plot_to_string
-
-    import mirror
-
-    query = """
-        select name, step, value from history join runs using (rid)
-        where key = 'loss' and kind = 'number'
-          and name in ('lr0.3-width32-seed0', 'lr0.1-width32-seed0', 'lr0.01-width32-seed0')
-        order by name, row
-    """
-    with mirror.open(root) as m:
-        curves: dict[str, tuple[list[int], list[float]]] = {}
-        for name, step, value in m.sql(query).fetchall():
-            steps, values = curves.setdefault(name, ([], []))
-            steps.append(step)
-            values.append(value)
-    lines: str = plot_to_string(
-        xs=[steps for steps, _ in curves.values()],
-        ys=[values for _, values in curves.values()],
-        legend_labels=list(curves),
-        title="loss by step",
-        lines=True,
-        width=80,
-        height=14,
-        color=sys.stdout.isatty(),
-        character_set="braille",
-    )
-    click.echo(lines)
