@@ -26,7 +26,7 @@ from mirror.server import ids
 from mirror.server.artifacts_drafts import Arrived, Draft, Drafts, id_of, new_token, token_of
 from mirror.server.artifacts_manifest import Contents
 from mirror.server.artifacts_stored import ALIVE, Held, HeldCollection, StoredArtifacts
-from mirror.server.blobs import blob_path, incoming
+from mirror.store.blobs import blob_path, incoming
 from mirror.server.home import Home
 from mirror.store import Writer
 
@@ -138,7 +138,7 @@ class Artifacts:
 
     def unfinished(self, token: str) -> Draft:
         """The draft of that token. `NotFoundError` if it is committed or was never announced."""
-        return self.draft(id_of(token)) if token_of(id_of(token)) else self.draft("")
+        return self.draft(id_of(token))
 
     # -- logging ------------------------------------------------------------------------------------------
 
@@ -191,7 +191,15 @@ class Artifacts:
         found = self.find(None, storage_id)
         if isinstance(found, Held):
             return found  # its client asks again
-        draft = self.draft(storage_id)
+        try:
+            return self._finish(self.draft(storage_id) if found is None else found)
+        except NotFoundError:
+            done = self.find(None, storage_id)
+            if isinstance(done, Held):
+                return done  # its client asked twice at once
+            raise
+
+    def _finish(self, draft: Draft) -> Held:
         sequence = sequence_of(draft.artifact)
         arrived = self.drafts.arrived(draft.token)
         with self._parsing if self._is_large(arrived) else nullcontext():
@@ -233,6 +241,10 @@ class Artifacts:
 
     def _commit(self, draft: Draft, artifact: Artifact) -> Held:
         stored, source, sequence = self.stored, self.home.source, sequence_of(artifact)
+        before = stored.find(source, artifact.key.storage_id)
+        if before is not None:  # its client asked twice at once, or the server was killed just after the first time
+            self.drafts.remove(draft.token)
+            return before
         self._check_collection(stored, artifact)
         twin = stored.of_digest(source, sequence, artifact.digest or "") if draft.deduplicate else None
         if twin is not None:  # another client was faster
