@@ -26,7 +26,7 @@ from mirror.server import ids
 from mirror.server.artifacts_drafts import Arrived, Draft, Drafts, id_of, new_token, token_of
 from mirror.server.artifacts_manifest import Contents
 from mirror.server.artifacts_stored import ALIVE, Held, HeldCollection, StoredArtifacts
-from mirror.store.blobs import blob_path, incoming
+from mirror.server.blobs import blob_path, incoming
 from mirror.server.home import Home
 from mirror.store import Writer
 
