@@ -51,8 +51,10 @@ tries("create_custom_chart", lambda: api.create_custom_chart("local", "c", "c", 
 print(json.dumps(got))
 """
 
-NOTHING: dict[str, Any] = {"api_keys": [], "user": None, "users": [], "team": [], "jobs": [], "reports": [], "sweeps": [],
-           "artifact_types": [], "projects": []}  # fmt: skip
+NOTHING: dict[str, Any] = {
+    "api_keys": [], "user": None, "users": [], "team": [], "jobs": [], "reports": [], "sweeps": [],
+    "artifact_types": [], "projects": [],
+}  # fmt: skip
 ERRORS = {
     "organization": "not found", "registries": "not enabled on this wandb server", "registry": "not enabled",
     "run_queue": "Cannot query field", "queued_run": "Cannot query field", "job": "not found",

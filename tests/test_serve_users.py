@@ -247,6 +247,30 @@ def test_closed_runs_cannot_be_reached_over_http(
     assert bob.get(f"/files/nlp/p/{run}/f.txt").content == b"x"
 
 
+def test_closed_reports_do_not_exist(server: Server, ada: As, bob: As) -> None:
+    upsert = "mutation U($i: UpsertViewInput!) { upsertView(input: $i) { view { id } } }"
+    new = {"entityName": "nlp", "projectName": "p", "displayName": "secret plan", "spec": "{}"}
+    assert "not found" in json.dumps(ada.ask(upsert, i=new)["errors"])
+    report = bob.data(upsert, i=new)["upsertView"]["view"]["id"]
+    view = "query V($id: ID!) { view(id: $id) { displayName user { username } } }"
+    assert ada.data(view, id=report) == {"view": None}
+    assert bob.data(view, id=report)["view"] == {"displayName": "secret plan", "user": {"username": "bob"}}
+    assert "there is no report" in json.dumps(ada.ask(upsert, i={"id": report, "displayName": "x"})["errors"])
+    delete = "mutation D($i: DeleteViewInput!) { deleteView(input: $i) { success } }"
+    assert "there is no report" in json.dumps(ada.ask(delete, i={"id": report})["errors"])
+    assert bob.data(delete, i={"id": report})["deleteView"]["success"] is True
+
+
+def test_a_closed_run_cannot_be_forked_or_rewound(server: Server, ada: As, secret: dict[str, str]) -> None:
+    upsert = "mutation U($i: UpsertBucketInput!) { upsertBucket(input: $i) { inserted } }"
+    config = json.dumps({"_wandb": {"value": {"branch_point": {"run_id": "ended", "step": 0}}}})
+    i = {"entityName": "nlp", "modelName": "p", "name": "fork", "config": config}
+    assert "not found" in json.dumps(ada.ask(upsert, i=i)["errors"])
+    rewind = "mutation R($i: RewindRunInput!) { rewindRun(input: $i) { rewoundRun { id } } }"
+    i = {"entityName": "nlp", "projectName": "p", "runName": "ended", "metricName": "_step", "metricValue": 0}
+    assert "there is no run" in json.dumps(ada.ask(rewind, i=i)["errors"])
+
+
 def test_a_user_logs_to_his_own_entity_and_his_teams(server: Server, ada: As) -> None:
     upsert = "mutation U($i: UpsertBucketInput!) { upsertBucket(input: $i) { bucket { project { entity { name } } } } }"
     for given, entity in ((None, "ada"), ("ada", "ada"), ("vision", "vision")):
@@ -294,3 +318,7 @@ def test_the_sdk_with_a_users_key(server: Server, ada: As, bob: As, secret: dict
              i={"modelName": "p", "name": "r", "entityName": "bob"})  # fmt: skip
     i = {"entityName": "bob", "projectName": "p", "runName": "r", "artifactID": artifact}
     assert "there is no artifact" in json.dumps(bob.ask(use, i=i)["errors"])
+    manifest = "query M($id: ID!) { artifact(id: $id) { currentManifest { file { directUrl } } } }"
+    url = ada.data(manifest, id=artifact)["artifact"]["currentManifest"]["file"]["directUrl"]
+    assert requests.get(url, timeout=60).ok  # signed, as links to a bucket are
+    assert requests.get(url.partition("?")[0], auth=("api", bob.key), timeout=60).status_code in (401, 403, 404)
