@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import AmbiguousError, NotFoundError
 from mirror.objects.attrs import ArgumentError, OfflineError, refusing
 from mirror.objects.held import Held, select
+from mirror.query.text import safe
 from mirror.store import Reader
 from mirror.store.layout import default_root
 
@@ -316,4 +317,4 @@ class Api:
         return (parts[0] if len(parts) == 3 else self._entity()), str(project), parts[-1]
 
     def __repr__(self) -> str:
-        return f"<Api of the mirror {self._held.reader.layout.root}>"
+        return safe(f"<Api of the mirror {self._held.reader.layout.root}>")

@@ -11,6 +11,7 @@ from mirror.objects.attrs import Attrs, Count, Name, Text, Texts, Time, refusing
 from mirror.objects.entries import Entries, Entry
 from mirror.objects.held import Held, Record, document, select
 from mirror.objects.sequence import Listed
+from mirror.query.text import safe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +168,7 @@ class Artifact(Attrs):
         return self
 
     def __repr__(self) -> str:
-        return f"<Artifact {self.qualified_name}>"
+        return safe(f"<Artifact {self.qualified_name}>")
 
 
 class Artifacts(Listed[Artifact]):

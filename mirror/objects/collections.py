@@ -12,6 +12,7 @@ from mirror.objects.artifacts import Artifact, Artifacts, read
 from mirror.objects.attrs import ArgumentError, Attrs, Name, Text, Texts, Time, refusing
 from mirror.objects.held import Held, Record, select
 from mirror.objects.sequence import Listed
+from mirror.query.text import safe
 
 _VERSION = re.compile(r"v(\d{1,9})")
 _ORDERS = {"created_at": "created_at", "createdAt": "created_at", "version": "version", "size": "size"}
@@ -44,7 +45,7 @@ class ArtifactType(Attrs):
         return collection(self._held, self.entity, self.project, name, self.name)
 
     def __repr__(self) -> str:
-        return f"<ArtifactType {self.name}>"
+        return safe(f"<ArtifactType {self.name}>")
 
 
 class ArtifactCollection(Attrs):
@@ -81,7 +82,7 @@ class ArtifactCollection(Attrs):
     delete = refusing("delete")
 
     def __repr__(self) -> str:
-        return f"<ArtifactCollection {self.name} ({self.type})>"
+        return safe(f"<ArtifactCollection {self.name} ({self.type})>")
 
 
 class ArtifactCollections(Listed[ArtifactCollection]):

@@ -14,6 +14,7 @@ from mirror.objects import bytes as disk
 from mirror.objects.attrs import ArgumentError, Attrs, Count, Name, OfflineError, Text
 from mirror.objects.held import Record
 from mirror.objects.sequence import Listed
+from mirror.query.text import safe
 
 if TYPE_CHECKING:
     from mirror.objects.artifacts import Artifact
@@ -84,7 +85,7 @@ class Entry(Attrs):
         return disk.blob(self._artifact._held.blobs, self._row["sha256"])
 
     def __repr__(self) -> str:
-        return f"<Entry {self.path} ({self.size} bytes)>"
+        return safe(f"<Entry {self.path} ({self.size} bytes)>")
 
 
 class Entries(Mapping[str, Entry]):
@@ -109,7 +110,7 @@ class Entries(Mapping[str, Entry]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"<Entries of {self._artifact.source_qualified_name}: {len(self)}>"
+        return safe(f"<Entries of {self._artifact.source_qualified_name}: {len(self)}>")
 
     def entry(self, path: str) -> Entry:
         """Raises NotFoundError, with a near match."""

@@ -12,6 +12,7 @@ from mirror.objects import bytes as disk
 from mirror.objects.attrs import ArgumentError, Attrs, Count, Name, OfflineError, Text, Time, refusing
 from mirror.objects.held import Record, select
 from mirror.objects.sequence import Listed
+from mirror.query.text import safe
 
 if TYPE_CHECKING:
     from mirror.objects.run import Run
@@ -91,7 +92,7 @@ class File(Attrs):
     delete = refusing("delete")
 
     def __repr__(self) -> str:
-        return f"<File {self.name} ({self.mimetype}) {self.size} bytes>"
+        return safe(f"<File {self.name} ({self.mimetype}) {self.size} bytes>")
 
 
 class Files(Listed[File]):
@@ -122,7 +123,10 @@ def one_file(run: Run, name: str) -> File:
         return found[0]
     path = "/".join(run.path)
     if name == METADATA and run._page.document(run._rid, "metadata") is not None:  # before the manifest came
-        return File(run, dict.fromkeys(("size", "md5", "mimetype", "updated_at", "storage_id", "url", "sha256")) | {"name": name})
+        return File(
+            run,
+            dict.fromkeys(("size", "md5", "mimetype", "updated_at", "storage_id", "url", "sha256")) | {"name": name},
+        )
     near = get_close_matches(name, [file.name for file in Files(run, None, None)], 1)
     hint = f"did you mean `{near[0]}`?" if near else "`run.files()` lists what it has"
     raise NotFoundError(f"{path} has no file `{name}`; {hint}")

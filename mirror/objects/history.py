@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import UsageError
 from mirror.objects.attrs import ArgumentError
 from mirror.objects.held import select
+from mirror.query.text import safe
 from mirror.records import Stream
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class HistoryScan:
         return having(found, self.keys) if self.keys else found
 
     def __repr__(self) -> str:
-        return f"<HistoryScan {'/'.join(self.run.path)}>"
+        return safe(f"<HistoryScan {'/'.join(self.run.path)}>")
 
 
 def frame(rows: Sequence[Row]) -> Any:

@@ -9,6 +9,7 @@ from mirror.errors import NotFoundError
 from mirror.objects.attrs import Attrs, Name, Text, Time
 from mirror.objects.held import Held, Record, select
 from mirror.objects.sequence import Listed
+from mirror.query.text import safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,7 @@ class Project(Attrs):
         return collections(self._held, self.entity, self.name)
 
     def __repr__(self) -> str:
-        return f"<Project {'/'.join(self.path)}>"
+        return safe(f"<Project {'/'.join(self.path)}>")
 
 
 class Projects(Listed[Project]):

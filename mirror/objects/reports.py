@@ -11,6 +11,7 @@ from mirror.errors import NotFoundError
 from mirror.objects.attrs import Attrs, Name, Text, Time, refusing
 from mirror.objects.held import Held, Record, document, select
 from mirror.objects.sequence import Listed
+from mirror.query.text import safe
 
 if TYPE_CHECKING:
     from mirror.objects.users import User
@@ -67,7 +68,7 @@ class Report(Attrs):
     delete = refusing("delete")
 
     def __repr__(self) -> str:
-        return f"<Report {self.entity}/{self.project}: {self.display_name or self.name}>"
+        return safe(f"<Report {self.entity}/{self.project}: {self.display_name or self.name}>")
 
 
 class Reports(Listed[Report]):

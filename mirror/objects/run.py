@@ -11,6 +11,7 @@ from urllib.parse import quote
 from mirror.objects.attrs import Attrs, Name, OfflineError, Text, Texts, Time, refusing
 from mirror.objects.held import Held, document
 from mirror.objects.summary import Summary
+from mirror.query.text import safe
 
 if TYPE_CHECKING:
     from mirror.objects.artifacts import Artifacts
@@ -33,7 +34,7 @@ class Run(Attrs):
         self._row = page.rows[rid]
 
     def __repr__(self) -> str:
-        return f"<Run {'/'.join(self.path)} ({self.state})>"
+        return safe(f"<Run {'/'.join(self.path)} ({self.state})>")
 
     # -- attributes -----------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar, overload
 
+from mirror.query.text import safe
+
 T = TypeVar("T")
 
 
@@ -35,4 +37,4 @@ class Listed(Sequence[T]):
     next = __next__
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name}: {len(self)}>"
+        return safe(f"<{type(self).__name__} {self._name}: {len(self)}>")

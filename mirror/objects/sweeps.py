@@ -12,6 +12,7 @@ from mirror.errors import AmbiguousError, NotFoundError, UsageError
 from mirror.objects.attrs import Attrs, Name, Text, Time, Value, refusing
 from mirror.objects.held import Held, Record, select
 from mirror.objects.sequence import Listed
+from mirror.query.text import safe
 
 if TYPE_CHECKING:
     from mirror.objects.run import Run
@@ -117,7 +118,7 @@ class Sweep(Attrs):
         return Runs(self._held, rids(self._held.reader, chosen), name="/".join(self.path))
 
     def __repr__(self) -> str:
-        return f"<Sweep {'/'.join(self.path)} ({self.state or 'Unknown State'})>"
+        return safe(f"<Sweep {'/'.join(self.path)} ({self.state or 'Unknown State'})>")
 
     stop = refusing("stop")
     update = refusing("update")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mirror.objects.attrs import Attrs
+from mirror.query.text import safe
 
 
 class User(Attrs):
@@ -24,4 +25,4 @@ class User(Attrs):
         return self._email
 
     def __repr__(self) -> str:
-        return f"<User {self.email or self.username}>"
+        return safe(f"<User {self.email or self.username}>")
