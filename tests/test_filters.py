@@ -679,7 +679,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(query=st.dictionaries(KEYS, JSON, min_size=1, max_size=3))
 def test_anything_is_either_answered_or_refused(project: Store, query: Any) -> None:
     with warnings.catch_warnings():
@@ -720,7 +720,7 @@ def test_what_a_filter_holds_never_becomes_sql(project: Store, evil: str) -> Non
         assert project.ask(query) == project.expected(query), query
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_any_text_survives_as_a_literal(project: Store, value: str) -> None:
     from mirror.query.filters.sql import text, written

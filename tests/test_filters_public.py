@@ -120,7 +120,7 @@ def test_other_engines_come_with_a_notice() -> None:
         to_sql({}, "spark", params=True)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(query=filter_cases.filters)
 def test_whatever_is_taken_is_one_expression(query: Any) -> None:
     try:
