@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 from serving import SERVE, Server, _free_port, serving
+from syncing import Copy
 
 VIEWER = "query Viewer { viewer { id entity username email flags admin teams { edges { node { name } } } } }"
 
@@ -251,6 +252,12 @@ def test_every_answer_names_the_store(server: Server) -> None:
     store_id = json.loads((server.root / "snapshot.json").read_text())["store_id"]
     for answer in (ask(server, VIEWER), ask(server, VIEWER, ""), requests.get(f"{server.url}/ready", timeout=10)):
         assert answer.headers["Mirror-Store"] == store_id
+
+
+def test_a_mirror_is_not_synced_from_its_own_server(server: Server) -> None:
+    server.upsert("self", "r")
+    done = Copy(server.root, server.url, server.key).sync("local/self", ok=False)
+    assert "itself" in done.stderr
 
 
 def test_unknown_paths_answer_in_json(server: Server) -> None:
