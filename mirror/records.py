@@ -144,6 +144,7 @@ class FileEntry:
     updated_at: datetime | None = None
     storage_id: str | None = None
     url: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,8 @@ create table files (                   -- File manifests: what files a run has (
   mimetype   varchar,                  -- media type as served
   updated_at timestamptz,              -- last change at the source
   storage_id varchar,                  -- the server's id of the file
-  url        varchar                   -- address at the source (may need a key)
+  url        varchar,                  -- address at the source (may need a key)
+  sha256     varchar                   -- blob with the bytes, where they are held
 );
 
 create table logs (                    -- Console lines.

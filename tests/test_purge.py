@@ -64,7 +64,7 @@ def put_run(w: Writer, project: str, name: str, word: str) -> None:
     w.append(k, "history", [json.dumps({"_step": i, f"m-{word}": word, "loss": i}) for i in range(50)])
     w.append(k, "system", [json.dumps({"_timestamp": i, f"x-{word}": i}) for i in range(5)])
     w.publish(k, "history", Fetched("history", "rows", got=50, total=50))
-    w.put_files(k, [FileEntry(word, 1, storage_id=f"sha256:{sha256}"), FileEntry("b", 1, storage_id=f"sha256:{both}")])
+    w.put_files(k, [FileEntry(word, 1, sha256=sha256), FileEntry("b", 1, sha256=both)])
     w.put_logs(k, [(0, None, None, f"line {word}")])
     w.quarantine(Failure(k, "files", f"error {word}", 1, now()))
 

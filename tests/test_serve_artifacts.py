@@ -376,7 +376,7 @@ ELSEWHERE = "api.wandb.ai"
 
 def _mirrored(root: Path) -> dict[str, bytes]:
     """Put an artifact with three entries as a sync does; the bytes of one of them are held."""
-    from mirror.server.blobs import incoming
+    from mirror.store.blobs import incoming
 
     with incoming(root / "blobs" / "sha256") as sink:
         sink.write(b"held")

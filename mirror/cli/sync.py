@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--since", metavar="TIME", help="Only runs heard of since: a date, or how long ago, such as 36h or 7d.")
 @click.option("--state", "states", multiple=True, metavar="STATE", help="Only runs in this state; may be repeated.")
+@click.option("--files", multiple=True, metavar="GLOB", help="Fetch the bytes of run files with such names, too.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Projects (entity/project) or run paths to leave alone.")
 @click.option(
     "--watch",
@@ -74,6 +75,7 @@ def command(
     filter_: str | None,
     since: str | None,
     states: tuple[str, ...],
+    files: tuple[str, ...],
     exclude: tuple[str, ...],
     watch: float | None,
     full: bool,
@@ -105,6 +107,7 @@ def command(
       mirror sync my-team/my-project/1a2b3c4d          one run
       mirror sync https://wandb.ai/my-team/my-project/runs/1a2b3c4d
       mirror sync my-team/my-project --watch           keep following what runs
+      mirror sync my-team/my-project --files '*.ckpt' --files 'media/*'
       mirror sync my-team --since 7d --state finished --exclude 'my-team/scratch*'
       mirror sync ./wandb                              offline runs of this machine
       mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
@@ -126,7 +129,7 @@ def command(
     if folders and filters:
         raise click.UsageError("--filter, --since and --state are for servers, which judge them: sync folders whole")
     servers = targets([path for path in paths if local_path(path) is None], base_url, os.environ)
-    options = Options(workers, page_size, full, accept_deletions, filters, exclude)
+    options = Options(workers, page_size, full, accept_deletions, filters, files, exclude)
     local = _Local(folders, entity, project, include_online)
     stop = threading.Event()
     with _stopping(stop):

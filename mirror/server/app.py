@@ -20,7 +20,6 @@ from mirror.server.artifacts import Artifacts
 from mirror.server.artifacts_http import ArtifactBytes
 from mirror.server.asker import EVERYTHING, NOBODY, Asker, asker, set_asker
 from mirror.server.auth import Hosts, Key, Signer, presented_key
-from mirror.server.blobs import Blob, blob_path
 from mirror.server.context import Context
 from mirror.server.exports import Exports
 from mirror.server.home import Home
@@ -31,6 +30,7 @@ from mirror.server.rows import dumps
 from mirror.server.sweeps import Sweeps
 from mirror.server.transfer import attachment, receive, safe_headers
 from mirror.server.users import Users
+from mirror.store.blobs import Blob, blob_path
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")

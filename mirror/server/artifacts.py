@@ -26,9 +26,9 @@ from mirror.server import ids
 from mirror.server.artifacts_drafts import Arrived, Draft, Drafts, id_of, new_token, token_of
 from mirror.server.artifacts_manifest import Contents
 from mirror.server.artifacts_stored import ALIVE, Held, HeldCollection, StoredArtifacts
-from mirror.server.blobs import blob_path, incoming
 from mirror.server.home import Home
 from mirror.store import Writer
+from mirror.store.blobs import blob_path, incoming
 
 PENDING, COMMITTED, DELETED = "PENDING", "COMMITTED", "DELETED"
 _LARGE = 1 << 20  # bytes of manifests

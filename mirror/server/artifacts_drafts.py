@@ -25,8 +25,8 @@ from typing import Any
 from mirror.errors import NotFoundError
 from mirror.records import Artifact, ItemKey
 from mirror.server import ids
-from mirror.server.blobs import Blob
 from mirror.server.rows import dumps
+from mirror.store.blobs import Blob
 from mirror.store.disk import explained
 
 KEPT = 7 * 24 * 3600.0

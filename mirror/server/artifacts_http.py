@@ -18,9 +18,9 @@ from mirror.server import artifacts_manifest, ids
 from mirror.server.artifacts import Artifacts
 from mirror.server.artifacts_stored import Held
 from mirror.server.asker import asker
-from mirror.server.blobs import blob_path
 from mirror.server.limits import Refused
 from mirror.server.transfer import attachment, receive, safe_headers
+from mirror.store.blobs import blob_path
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from mirror.errors import UsageError
 from mirror.records import FileEntry
-from mirror.server.blobs import Blob
+from mirror.store.blobs import Blob
 
 _PREFIX = "sha256:"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -44,6 +44,7 @@ def entry(name: str, blob: Blob) -> FileEntry:
         mimetypes.guess_type(name)[0] or "application/octet-stream",
         datetime.now(timezone.utc),
         _PREFIX + blob.sha256,
+        sha256=blob.sha256,
     )
 
 

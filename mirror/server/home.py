@@ -249,7 +249,7 @@ class Home:
         if place is None:
             return {}
         query = (
-            "select name, size, md5, mimetype, updated_at, storage_id, url "
+            "select name, size, md5, mimetype, updated_at, storage_id, url, sha256 "
             f"from {shelf.relation('files', [rid])} where gen = {place.files_gen}"
         )
         return {row[0]: FileEntry(*row) for row in shelf.connect().execute(query).fetchall()}

@@ -14,8 +14,8 @@ from mirror.memory import give_back
 from mirror.server import patience
 from mirror.server.app import Server
 from mirror.server.auth import Hosts, find_key
-from mirror.server.blobs import remove_leftovers
 from mirror.server.home import Home
+from mirror.store.blobs import remove_leftovers
 
 
 def serve(

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from mirror.errors import NotFoundError
-from mirror.server.blobs import Blob, Incoming, incoming
 from mirror.server.limits import Refused
+from mirror.store.blobs import Blob, Incoming, incoming
 
 _PIECE = 1 << 20
 

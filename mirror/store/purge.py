@@ -224,7 +224,7 @@ def _swap(catalog: Catalog, session: str, written: list[tuple[FileRow, FileRow |
 def _blobs(layout: Layout, files: list[FileRow], rids: frozenset[int] | None) -> set[str]:
     """Blobs that rows of these segments name: rows of these rids, or of any."""
     found: set[str] = set()
-    columns = {"files": ("storage_id",), "artifact_entries": ("sha256",), "artifacts": ("manifest_sha256",)}
+    columns = {"files": ("sha256",), "artifact_entries": ("sha256",), "artifacts": ("manifest_sha256",)}
     for file in files:
         if file.table not in columns or not (layout.root / file.path).exists():
             continue
@@ -234,7 +234,7 @@ def _blobs(layout: Layout, files: list[FileRow], rids: frozenset[int] | None) ->
             if wanted is not None:
                 rows = rows.filter(pc.is_in(rows["rid"], wanted))
             for name in columns[file.table]:
-                found |= {v.removeprefix("sha256:") for v in pc.unique(rows[name]).to_pylist() if v}
+                found |= {v for v in pc.unique(rows[name]).to_pylist() if v}
     return {v for v in found if len(v) == 64 and set(v) <= set("0123456789abcdef")}
 
 

@@ -7,20 +7,21 @@ file is marked incomplete, and its next sync fetches it anew; nothing that is st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from mirror.errors import StoreError
-from mirror.records import Fetched, ItemKey, Stream
+from mirror.records import Fetched, ItemKey, RunKey, Stream
 from mirror.store import segments, versions
 from mirror.store.catalog import Catalog, FileRow, Identity, ItemIdentity, StreamState, iso, now
 from mirror.store.cells import fingerprint, rows_as_json
 from mirror.store.disk import sha256
 from mirror.store.layout import Layout
 from mirror.store.locks import held
+from mirror.store.metrics import MetricStats
 from mirror.store.schema import CELL_TABLES, ITEM_TABLES
 from mirror.store.snapshot import publish
 from mirror.store.views import write_database
@@ -29,6 +30,48 @@ from mirror.store.writer import Writer
 _CELL_STREAMS: tuple[Stream, ...] = ("history", "system")
 LOST = "lost"
 """Stands for the fingerprint of a last row that is gone, so that the next sync sees a difference."""
+
+
+class Mender(Writer):
+    """A writer that can also say that something is lost."""
+
+    def holds_version(self, identity: Identity) -> bool:
+        """Whether the live version of a run is still in the data."""
+        return identity.gen in self._committer.read("runs", [identity.rid], [identity.gen])["gen"].to_pylist()
+
+    def mark_lost(self, key: RunKey, stream: Stream, fingerprint: str, *, visible: bool) -> None:
+        """Rows of a stream are gone: say so, and make the next incremental read start over."""
+        found = self._opened(key)
+        note = "rows were lost with a damaged file; the next sync fetches them again"
+        found.streams[stream] = replace(
+            found.live[stream],
+            last_fingerprint=fingerprint,
+            fetched=Fetched(stream, "rows", complete=False, note=note),
+        )
+        if visible:
+            found.changed.add(stream)
+        else:
+            state = found.streams[stream]
+            self._batch.later.append(lambda: self.catalog.save_stream(found.identity.rid, stream, state))
+
+    def recount_metrics(self, key: RunKey) -> None:
+        """Make the rows of `metric` anew from the cells."""
+        found = self._opened(key)
+        state = found.live.get("history")
+        if state:
+            found.stats, found.stats_gen = MetricStats(), state.gen
+            found.stats.add(self._committer.read("history", [found.identity.rid], [state.gen]).sort_by("row"), 0)
+            found.metrics_changed = True
+            found.changed.add("history")
+
+    def forget(self, key: RunKey) -> None:
+        """Treat the run's documents as unknown, so that its next sync writes them whatever they are."""
+        found = self._opened(key)
+        found.identity.fingerprint, found.identity.digest = None, ""
+        self._save_later(found.identity)
+        if files := found.streams.get("files"):
+            unknown = replace(files, last_fingerprint=None)
+            self._batch.later.append(lambda: self.catalog.save_stream(found.identity.rid, "files", unknown))
 
 
 @dataclass
@@ -55,7 +98,7 @@ def repair(root: str | Path, *, progress: Callable[[Iterable[FileRow]], Iterable
     if not _catalog_works(layout):
         report.rebuilt_catalog = True
         _rebuild(layout)
-    with Writer(layout.root) as writer:
+    with Mender(layout.root) as writer:
         files = writer.catalog.files()
         report.files = len(files)
         lost = [file for file in progress(files) if not _intact(layout, file)]
@@ -305,7 +348,7 @@ def _contiguous(extents: list[tuple[int, int]]) -> int:
 # -- runs that lost rows ------------------------------------------------------------------------------------
 
 
-def _mark_damaged(writer: Writer, lost: list[FileRow]) -> list[str]:
+def _mark_damaged(writer: Mender, lost: list[FileRow]) -> list[str]:
     """Mark runs that lost something as incomplete, so that their next sync fetches it; returns their paths."""
     damaged: list[str] = []
     extents = _extents(writer.layout, writer.catalog.files())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 """What this release writes. Older stores are upgraded by their next writer, newer ones are refused."""
 
-COLUMNS_SINCE: dict[str, int] = {"sync_log": 2}
+COLUMNS_SINCE: dict[str, int] = {"files": 2, "sync_log": 2}
 """Table -> schema version that last gave it a column: files of an older one lack some."""
 
 CELL_TABLES = ("history", "system_metrics")

@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -27,12 +27,12 @@ from mirror.store.compact import Compacted, Progress
 from mirror.store.items import Items, KnownItem
 from mirror.store.layout import Layout, shard_of
 from mirror.store.locks import FileLock, Lease
-from mirror.store.metrics import MetricStats
 from mirror.store.schema import STREAM_TABLE, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
+    from typing import Self
 
 LogLine = tuple[int, "datetime | None", "str | None", str]
 """Line number, time, level, text."""
@@ -95,7 +95,7 @@ class Writer:
 
     # -- life ---------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
@@ -341,17 +341,38 @@ class Writer:
         found.writing.discard(stream)
 
     def put_files(self, key: RunKey, files: Sequence[FileEntry]) -> None:
-        """Replace a run's file manifest; an equal one writes nothing."""
+        """Replace a run's file manifest; an equal one writes nothing. Bytes that are held stay with a file whose name,
+        size and md5 stay the same."""
         entries = sorted(files, key=lambda f: f.name)
         # Addresses are signed anew at every listing, so they do not make a manifest a different one.
-        new = hashlib.blake2b(repr([replace(f, url=None) for f in entries]).encode(), digest_size=12).hexdigest()
+        said = [(f.name, f.size, f.md5, f.mimetype, iso(f.updated_at), f.storage_id) for f in entries]
+        new = hashlib.blake2b(repr(said).encode(), digest_size=12).hexdigest()
         state = self._opened(key).streams.get("files", StreamState())
-        if state.last_fingerprint == new:
+        if state.last_fingerprint == new and not any(f.sha256 for f in entries):
             return
-        names = ["name", "size", "md5", "mimetype", "updated_at", "storage_id", "url"]
+        held = self._held_files(key, state)
+        entries = [replace(f, sha256=f.sha256 or held.get((f.name, f.size, f.md5))) for f in entries]
+        more = {f.name for f in entries if f.sha256 and held.get((f.name, f.size, f.md5)) != f.sha256}
+        if state.last_fingerprint == new and not more:
+            return
+        names = ["name", "size", "md5", "mimetype", "updated_at", "storage_id", "url", "sha256"]
         self._put_rows(key, "files", [[getattr(f, n) for f in entries] for n in names], replace(
             state, gen=state.gen + 1, rows=len(entries), last_fingerprint=new
         ))  # fmt: skip
+
+    def put_blobs(self, key: RunKey, held: Mapping[str, str]) -> None:
+        """Note which blobs (sha256) hold the bytes of a run's files, by name. The manifest must be committed."""
+        state = self._opened(key).streams.get("files", StreamState())
+        rows = self._committer.read("files", [self._opened(key).identity.rid], [state.gen]).to_pylist()
+        entries = [{n: v for n, v in row.items() if n not in ("rid", "gen")} for row in rows]
+        self.put_files(key, [FileEntry(**e | {"sha256": held.get(e["name"], e["sha256"])}) for e in entries])
+
+    def _held_files(self, key: RunKey, state: StreamState) -> dict[tuple[str, int | None, str | None], str]:
+        """(name, size, md5) -> sha256 of a run's files whose bytes are held."""
+        if not state.rows or not self.layout.blobs.exists():
+            return {}
+        rows = self._committer.read("files", [self._opened(key).identity.rid], [state.gen]).to_pylist()
+        return {(r["name"], r["size"], r["md5"]): r["sha256"] for r in rows if r["sha256"]}
 
     def put_logs(self, key: RunKey, lines: Sequence[LogLine], *, restart: bool = False) -> None:
         """Append console lines, in order; lines already held are skipped. `restart` replaces all of them."""
@@ -456,43 +477,3 @@ class Writer:
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call back once what was put so far is durable and visible."""
         self._after.append(callback)
-
-    # -- for repair ---------------------------------------------------------------------------------------
-
-    def holds_version(self, identity: Identity) -> bool:
-        """Whether the live version of a run is still in the data."""
-        return identity.gen in self._committer.read("runs", [identity.rid], [identity.gen])["gen"].to_pylist()
-
-    def mark_lost(self, key: RunKey, stream: Stream, fingerprint: str, *, visible: bool) -> None:
-        """Rows of a stream are gone: say so, and make the next incremental read start over."""
-        found = self._opened(key)
-        note = "rows were lost with a damaged file; the next sync fetches them again"
-        found.streams[stream] = replace(
-            found.live[stream],
-            last_fingerprint=fingerprint,
-            fetched=Fetched(stream, "rows", complete=False, note=note),
-        )
-        if visible:
-            found.changed.add(stream)
-        else:
-            state = found.streams[stream]
-            self._batch.later.append(lambda: self.catalog.save_stream(found.identity.rid, stream, state))
-
-    def recount_metrics(self, key: RunKey) -> None:
-        """Make the rows of `metric` anew from the cells."""
-        found = self._opened(key)
-        state = found.live.get("history")
-        if state:
-            found.stats, found.stats_gen = MetricStats(), state.gen
-            found.stats.add(self._committer.read("history", [found.identity.rid], [state.gen]).sort_by("row"), 0)
-            found.metrics_changed = True
-            found.changed.add("history")
-
-    def forget(self, key: RunKey) -> None:
-        """Treat the run's documents as unknown, so that its next sync writes them whatever they are."""
-        found = self._opened(key)
-        found.identity.fingerprint, found.identity.digest = None, ""
-        self._save_later(found.identity)
-        if files := found.streams.get("files"):
-            unknown = replace(files, last_fingerprint=None)
-            self._batch.later.append(lambda: self.catalog.save_stream(found.identity.rid, "files", unknown))

@@ -13,6 +13,7 @@ from mirror.sources.protocol import Source
 from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
 from mirror.store.catalog import Known, now
+from mirror.sync.bytes import BytesOutcome, sync_bytes
 from mirror.sync.commit import Committer
 from mirror.sync.feed import Feed
 from mirror.sync.items import KINDS, SEEN_GONE, ItemsOutcome, sync_items
@@ -32,6 +33,8 @@ class Options:
     accept_deletions: bool = False
     filters: str | None = None
     """Only runs that meet this filter (JSON, judged by the server); others are neither fetched nor gone."""
+    files: tuple[str, ...] = ()
+    """Globs of run files whose bytes are wanted."""
     exclude: tuple[str, ...] = ()
     """Globs of project paths (`entity/project`) and run paths to leave alone."""
 
@@ -99,7 +102,10 @@ def sync_project(
         if error is None and not interrupted and named is None and isinstance(source, WandbSource):
             # Other sources hand these over with the runs that name them.
             items = sync_items(source, writer, project, KINDS, stop)
-        messages = [*gone.messages, *_unlisted(named, listing), *items.messages]
+        fetched = BytesOutcome()
+        if error is None and not interrupted and options.files and isinstance(source, WandbSource):
+            fetched = sync_bytes(source, writer, project, options.files, stop, named)
+        messages = [*gone.messages, *_unlisted(named, listing), *items.messages, *fetched.messages]
         if error is not None:
             messages.append(str(error))
         partial = committer.failures or plan.waiting or gone.refused or len(messages) > len(gone.messages)

@@ -105,6 +105,23 @@ def fetch_files(client: Client, key: RunKey, first: Manifest) -> Manifest:
     return Manifest(tuple(unique.values()), urls, None, first.count)
 
 
+def find_files(client: Client, key: RunKey, names: Sequence[str]) -> dict[str, str]:
+    """Where to download files of a run, by name; those that are gone are left out."""
+
+    def build(f: Fields) -> str:
+        return (
+            "query RunFilesByName("
+            "$entity: String!, $project: String!, $name: String!, $files: [String], $first: Int!)"
+            " { project(name: $project, entityName: $entity) { run(name: $name) {"
+            f" files(names: $files, first: $first) {_files(f)} }} }} }}"
+        )
+
+    variables = {"entity": key.entity, "project": key.project, "name": key.run_id, "files": list(names)}
+    data, _ = client.ask(build, variables | {"first": len(names)})
+    found = _manifest(((data.get("project") or {}).get("run") or {}).get("files"))
+    return {name: url for name, url in found.download_urls.items() if url and name in set(names)}
+
+
 def find_file(client: Client, entity: str, project: str, run_id: str, name: str) -> Manifest:
     """A manifest with one file of a run, or with none."""
 

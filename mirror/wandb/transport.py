@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urljoin
 
 import orjson
@@ -101,6 +101,16 @@ class _Session(requests.Session):
 
     def rebuild_auth(self, prepared_request: Any, response: Any) -> None:
         self.key(prepared_request)
+
+
+class Sink(Protocol):
+    """Where a download goes: begun anew (`seek(0)`, `truncate()`) when it has to be made again."""
+
+    def seek(self, offset: int, /) -> object: ...
+
+    def truncate(self) -> object: ...
+
+    def write(self, data: bytes, /) -> object: ...
 
 
 class Transport:
@@ -203,7 +213,7 @@ class Transport:
 
         return self._retrying("GET", url, None, patience, answer, limit)
 
-    def save(self, url: str, out: IO[bytes], *, patience: Patience = NORMAL) -> None:
+    def save(self, url: str, out: Sink, *, patience: Patience = NORMAL) -> None:
         """Write the bytes behind a file's URL to `out`, however many they are. Raises a SourceError."""
         url = urljoin(self.base_url + "/", url)
 
@@ -223,7 +233,7 @@ class Transport:
         patience: Patience,
         answer: Callable[[int, bytes, Any], _T],
         limit: int | None = None,
-        out: IO[bytes] | None = None,
+        out: Sink | None = None,
     ) -> _T:
         attempt = refusals = 0
         while True:
@@ -246,7 +256,7 @@ class Transport:
                 self.budget.sleep(patience.pause(attempt - 1))
 
     def _once(
-        self, method: str, url: str, body: bytes | None, limit: int | None, out: IO[bytes] | None
+        self, method: str, url: str, body: bytes | None, limit: int | None, out: Sink | None
     ) -> tuple[int, bytes, Any]:
         self.traffic.count(queries=int(method == "POST"), downloads=int(method == "GET"))
         try:
@@ -286,7 +296,7 @@ class Transport:
                 f"cannot reach `{self.base_url}` ({_root(e)}): check --base-url, the network and proxies", e
             ) from e
 
-    def _copy(self, response: requests.Response, out: IO[bytes]) -> None:
+    def _copy(self, response: requests.Response, out: Sink) -> None:
         out.seek(0)
         out.truncate()
         for chunk in response.raw.stream(1 << 20, decode_content=True):

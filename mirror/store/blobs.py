@@ -42,6 +42,17 @@ class Incoming:
         self._md5.update(chunk)
         self._size += len(chunk)
 
+    def seek(self, position: int) -> None:
+        """Begin anew: a transfer that broke off is made again from its first byte."""
+        assert position == 0
+        with explained("storing a file"):
+            self._file.seek(0)
+            self._file.truncate()
+        self._sha256, self._md5, self._size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+
+    def truncate(self) -> None:
+        """Nothing is left to cut off after `seek`; for those who write to it as to a file."""
+
     def keep(self, md5: str | None = None) -> Blob:
         """Make the bytes durable under their hash. Bytes that are there already are not written twice. `UsageError`
         if their base64 md5 is not the one that was announced."""
