@@ -63,10 +63,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         m.put_files(
             asking.key("run0"),
             [
-                FileEntry("model.h5", len(WEIGHTS), "q83v", "application/x-hdf5", T0, f"sha256:{SHA}"),
+                FileEntry("model.h5", len(WEIGHTS), "q83v", "application/x-hdf5", T0, "F1", sha256=SHA),
                 FileEntry("media/images/x_1.png", 5, "bWQ1", "image/png", T0, "F2", "https://lab.example/x_1.png"),
                 FileEntry("media/images/x11.png", 5),
-                FileEntry("../outside.txt", 5, storage_id=f"sha256:{SHA}"),
+                FileEntry("../outside.txt", 5, sha256=SHA),
                 FileEntry("100%.json", 1),
             ],
         )
@@ -420,3 +420,24 @@ def test_histograms_that_are_none(arguments: dict[str, Any]) -> None:
     for kind in (wandb.Histogram, mirror.Histogram):
         with pytest.raises(ValueError, match=r"."):
             kind(**arguments)
+
+
+def test_no_name_takes_effect_on_a_terminal(tmp_path: Path) -> None:
+    bad = "\x1b]0;x\x07\u202e"
+    with mirror.open(tmp_path / "m", write=True) as m:
+        m.put_runs([Run(asking.key("r"), state=bad, sweep=bad)])
+        m.put_files(asking.key("r"), [FileEntry(bad, 1, mimetype=bad)])
+        m.writer.put_item(Report(item("R"), bad, title=bad))
+        m.writer.put_item(Artifact(item("A"), bad, bad, 0, "COMMITTED", entries=[ArtifactEntry(bad)]))
+        m.writer.put_item(ArtifactCollection(item("C"), bad, bad))
+    api = mirror.Api(tmp_path / "m")
+    run = api.run("r")
+    (art,) = api.artifacts(bad, f"digits/{bad}")
+    things = [run, run.file(bad), run.files(), run.sweep, api.reports("digits")[0], art, art.collection, art.manifest]
+    things += [art.get_entry(bad), api.artifact_types("digits")[0], api.project("digits"), run.scan_history()]
+    for thing in things:
+        assert repr(thing).isprintable(), type(thing)
+
+
+def test_filters_are_a_name_of_the_package() -> None:
+    assert mirror.filters.to_sql({"state": "finished"})  # type: ignore[attr-defined]
