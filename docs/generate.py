@@ -30,12 +30,20 @@ def command_line() -> str:
     ]
     top = click.Context(cli, info_name="mirror", max_content_width=_WIDTH, terminal_width=_WIDTH)
     out.append(f"```text\n{cli.get_help(top)}\n```\n")
-    for name in cli.list_commands(top):
-        command = cli.get_command(top, name)
+    return "\n".join([*out, *_commands(cli, top)])
+
+
+def _commands(group: click.Group, parent: click.Context) -> list[str]:
+    """A section for each command of a group, and for those of groups within it."""
+    out = []
+    for name in group.list_commands(parent):
+        command = group.get_command(parent, name)
         assert command is not None
-        ctx = click.Context(command, info_name=name, parent=top, max_content_width=_WIDTH, terminal_width=_WIDTH)
-        out.append(f"## mirror {name}\n\n```text\n{command.get_help(ctx)}\n```\n")
-    return "\n".join(out)
+        ctx = click.Context(command, info_name=name, parent=parent, max_content_width=_WIDTH, terminal_width=_WIDTH)
+        out.append(f"## {ctx.command_path}\n\n```text\n{command.get_help(ctx)}\n```\n")
+        if isinstance(command, click.Group):
+            out += _commands(command, ctx)
+    return out
 
 
 def data_model() -> str:

@@ -3,7 +3,6 @@
 Every filter of the table in test_filters.py is asked of every document in it. Where an opinion differs from ours the
 difference must belong to one of the classes below, each with its reason; a class that explains nothing fails, too.
 """
-# ruff: noqa: E501 (a class a line)
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The proof of the filters: made-up documents and filters, answered by the product and by the tests' own matcher.
 
-A case is a filter asked of a document. FILTER_EXAMPLES (default 108) times twenty-four documents meet ten filters made of
-the same few names and values.
+A case is a filter asked of a document. FILTER_EXAMPLES (default 108) times twenty-four documents meet ten filters made
+of the same few names and values.
 """
 
 from __future__ import annotations

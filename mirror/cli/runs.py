@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import click
 
 from mirror.cli.complete import complete_path
 from mirror.cli.console import safe
-from mirror.cli.options import output_options, root_option, source_option
+from mirror.cli.options import filter_text, output_options, root_option, source_option
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def selected(
     from mirror.query.filters.tree import And
     from mirror.query.runs import Selection, find_path
 
-    parsed = parse_filter(_text(filter_)) if filter_ is not None else None
+    parsed = parse_filter(filter_text(filter_)) if filter_ is not None else None
     if group is not None:
         within = parse_filter({"group": group})
         parsed = within if parsed is None else Filter(And((parsed.node, within.node)), parsed.notices)
@@ -127,14 +126,3 @@ def names_in(listed: str | None, more: Sequence[str]) -> list[str]:
         return [*(name for row in csv.reader([listed or ""], strict=True) for name in row if name), *more]
     except csv.Error as e:
         raise UsageError(f"`{listed}` is no line of names ({e}): use the option that takes one name, repeated") from e
-
-
-def _text(filter_: str) -> str:
-    if filter_ == "-":
-        return sys.stdin.read()
-    if not filter_.startswith("@"):
-        return filter_
-    try:
-        return Path(filter_[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"cannot read the filter `{filter_}`: {e}") from e

@@ -1,4 +1,4 @@
-"""The HTTP side: which paths there are, who may use them, and how errors look (PROTOCOL 1.2)."""
+"""The HTTP side: which paths there are, who may use them, and how errors look."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _write(path: Path, key: Key) -> None:
 
 
 def presented_key(authorization: str | None) -> str | None:
-    """The key of an `Authorization: Basic base64("api:" + KEY)` header (PROTOCOL 1.1), or None."""
+    """The key of an `Authorization: Basic base64("api:" + KEY)` header, or None."""
     scheme, _, value = (authorization or "").partition(" ")
     if scheme.lower() != "basic":
         return None

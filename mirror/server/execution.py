@@ -135,7 +135,7 @@ def is_mutation(found: OperationDefinitionNode) -> bool:
 
 
 def asks_only_for_viewer(found: OperationDefinitionNode) -> bool:
-    """The query with which clients test a key; a bad key gets `viewer: null` for it, 401 for others (PROTOCOL 1.1)."""
+    """The query with which clients test a key; a bad key gets `viewer: null` for it, 401 for others."""
     selections = found.selection_set.selections
     return all(isinstance(s, FieldNode) and s.name.value in ("viewer", "__typename") for s in selections)
 

@@ -56,7 +56,7 @@ def sha256_of(found: FileEntry) -> str | None:
 
 
 def file_path(entity: str, project: str, run_id: str, name: str) -> str:
-    """The URL path under which W&B serves a run's file (PROTOCOL 2.7), not yet percent-encoded."""
+    """The URL path under which W&B serves a run's file, not yet percent-encoded."""
     return f"/files/{entity}/{project}/{run_id}/{name}"
 
 

@@ -1,7 +1,7 @@
 """Rows of a run for the wire: from segments, then from the spool, in logged order.
 
 Nothing outlives the request. A range that holds more rows than were asked for is thinned out evenly, its first and
-last row included (PROTOCOL 2.4: the real rule is not known; clients ask for more than a range holds).
+last row included (the real rule is not known; clients ask for more than a range holds).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def rows(
     """At most `samples` rows with min_step <= `_step` < max_step; without bounds rows without a `_step` count too.
     Of a live run, rows before number `start` are left out.
 
-    `samples` as large as the range is wide means all of its rows: the SDK asks so when it scans (PROTOCOL 2.4 a), and
+    `samples` as large as the range is wide means all of its rows: the SDK asks so when it scans, and
     would lose rows that share a step.
     """
     if samples <= 0:
@@ -212,7 +212,7 @@ def thinned(items: Sequence[Any], samples: int) -> list[Any]:
 
 def sampled(look: Look, found: Found, spec: str, start: int = 0) -> list[dict[str, Any]]:
     """Rows that have all the keys of a spec `{"keys": [..], "samples": n, "minStep": a, "maxStep": b}`, with
-    these keys only; maxStep is inclusive here (PROTOCOL 2.4 b). `{}` asks for none: the SDK sends it where it only
+    these keys only; maxStep is inclusive here. `{}` asks for none: the SDK sends it where it only
     wants the runs of a sweep."""
     try:
         asked = json.loads(spec)

@@ -1,4 +1,4 @@
-"""The key catalogue of a run as W&B serves it (`historyKeys`, PROTOCOL 2.3), kept up as rows arrive."""
+"""The key catalogue of a run as W&B serves it (`historyKeys`), kept up as rows arrive."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 MAX_GRAPHQL_BYTES = 16 << 20
 MAX_STREAM_BYTES = 64 << 20
-"""file_stream bodies after decompression. The SDK sends at most about 10 MiB (PROTOCOL 3.3)."""
+"""file_stream bodies after decompression. The SDK sends at most about 10 MiB."""
 
 BODY_SECONDS = 300.0
 """Time a body that is held in memory may take; the SDK gives up after 180 seconds itself."""

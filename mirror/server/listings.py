@@ -20,7 +20,7 @@ from mirror.server import ids
 
 _HELD = 32
 MAX_PAGE = 5000
-"""W&B's real limit is not documented (PROTOCOL 6); its guides say 1,000."""
+"""W&B's real limit is not documented; its guides say 1,000."""
 
 
 @dataclass(frozen=True)

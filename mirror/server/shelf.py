@@ -250,6 +250,7 @@ class Shelves:
         self._stamp: tuple[int, int, int] | None = None
         self._shelf: Shelf | None = None
         self._db = duckdb.connect(":memory:")
+        self._db.execute("set global parquet_metadata_cache = true")
         self._db.execute("set global TimeZone = 'UTC'")
         self._db.execute(f"create schema shape; use shape; {ddl()}; use main")
 

@@ -1,4 +1,4 @@
-"""The file_stream protocol (PROTOCOL 3.3): rows, console lines, the summary and the end of a run, posted in pieces.
+"""The file_stream protocol: rows, console lines, the summary and the end of a run, posted in pieces.
 
 What is answered with 200 is on the disk. Rows are told apart by their line number, so a piece that is sent again
 adds nothing; a piece that would leave a hole is refused, because the lines in between are lost then and the client

@@ -1,4 +1,4 @@
-"""Mutations of projects, runs and files (PROTOCOL 3.1, 3.2, 3.4)."""
+"""Mutations of projects, runs and files."""
 
 from __future__ import annotations
 

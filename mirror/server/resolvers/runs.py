@@ -55,7 +55,7 @@ def _keyed(name: str) -> Resolve:
 
 
 def _wandb_config(node: RunNode, _: GraphQLResolveInfo, keys: list[str] | None = None) -> str:
-    """The `_wandb` part of the config. A run whose `t` is missing here never started, to the SDK (PROTOCOL 3.7)."""
+    """The `_wandb` part of the config. A run whose `t` is missing here never started, to the SDK."""
     held = parse_row(node.whole.run.config or "{}").get("_wandb")
     inner = held.get("value", held) if isinstance(held, dict) else {}
     if not isinstance(inner, dict):
