@@ -457,7 +457,7 @@ SEE = """query($id: ID!, $c: ID!, $client: ID!) { artifact(id: $id) { id } artif
 
 
 def test_what_one_may_not_see_does_not_exist(server: Server, logged: Any) -> None:
-    from mirror.server.users import Users
+    from mirror.server.access.users import Users
 
     logging = Logging(server, "secret", {"x": b"a secret"})
     done = logging.all()

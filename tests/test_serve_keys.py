@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from mirror.server.keys import KeyCatalogue, from_metrics
+from mirror.server.history.keys import KeyCatalogue, from_metrics
 
 
 def catalogue(*rows: str, start: str | None = None) -> KeyCatalogue:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mirror.server import limits, patience
+from mirror.server.access import limits, patience
 
 ROWS = """query($r: String!) { project(name: "load", entityName: "local") { run(name: $r)
   { state historyLineCount history(minStep: 0, maxStep: 100000, samples: 100000) } } }"""

@@ -14,7 +14,7 @@ import requests
 from serving import Server, client, serving
 
 from mirror.records import FileEntry, Run, RunKey
-from mirror.server.history import thinned
+from mirror.server.history.reading import thinned
 from mirror.store import Reader, Writer
 
 N = 30

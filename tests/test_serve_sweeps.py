@@ -17,9 +17,9 @@ import pytest
 from serving import Server, client, serving
 
 from mirror.errors import UsageError
-from mirror.server import hyperband
-from mirror.server.suggest import Space, canonical, next_by_model
-from mirror.server.sweeps import plan
+from mirror.server.sweeps import hyperband
+from mirror.server.sweeps.suggest import Space, canonical, next_by_model
+from mirror.server.sweeps.sweeps import plan
 
 UPSERT = "mutation U($i: UpsertSweepInput!) { upsertSweep(input: $i) { sweep { id name state project { name } } } }"
 AGENT = "mutation A($i: CreateAgentInput!) { createAgent(input: $i) { agent { id } } }"

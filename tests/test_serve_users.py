@@ -13,7 +13,7 @@ import requests
 from serving import SERVE, Server, client, serving
 
 from mirror.errors import MirrorError
-from mirror.server.users import USERS_FILE, Users
+from mirror.server.access.users import USERS_FILE, Users
 from mirror.store import Writer
 
 VIEWER = "{ viewer { username entity teams { edges { node { name } } } } }"

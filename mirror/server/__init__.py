@@ -1,0 +1,1 @@
+"""W&B's own API on top of a mirror: `app` takes requests, `execution` and `resolvers` answer GraphQL, `home` changes things."""

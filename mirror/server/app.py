@@ -16,20 +16,20 @@ from starlette.routing import Route
 
 from mirror.errors import LockedError, MirrorError, NotFoundError, StoreError, UsageError
 from mirror.server import execution, files, stream
-from mirror.server.artifacts import Artifacts
-from mirror.server.artifacts_http import ArtifactBytes
-from mirror.server.asker import EVERYTHING, NOBODY, Asker, asker, set_asker
-from mirror.server.auth import Hosts, Key, Signer, presented_key
+from mirror.server.access.asker import EVERYTHING, NOBODY, Asker, asker, set_asker
+from mirror.server.access.auth import Hosts, Key, Signer, presented_key
+from mirror.server.access.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, parsed_body, read_body
+from mirror.server.access.users import Users
+from mirror.server.artifacts.artifacts import Artifacts
+from mirror.server.artifacts.http import ArtifactBytes
 from mirror.server.context import Context
-from mirror.server.exports import Exports
+from mirror.server.history.exports import Exports
 from mirror.server.home import Home
-from mirror.server.limits import MAX_GRAPHQL_BYTES, MAX_STREAM_BYTES, Refused, parsed_body, read_body
 from mirror.server.listings import Listings
 from mirror.server.look import Found
 from mirror.server.rows import dumps
-from mirror.server.sweeps import Sweeps
+from mirror.server.sweeps.sweeps import Sweeps
 from mirror.server.transfer import attachment, receive, safe_headers
-from mirror.server.users import Users
 from mirror.store.blobs import Blob, blob_path
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -9,16 +9,16 @@ from urllib.parse import quote
 
 from graphql import FieldNode, FragmentSpreadNode, GraphQLResolveInfo, SelectionSetNode, ValueNode, VariableNode
 
-from mirror.server.asker import asker
+from mirror.server.access.asker import asker
 from mirror.server.home import Home
 from mirror.server.look import Found, Look
 
 if TYPE_CHECKING:
-    from mirror.server.artifacts import Artifacts
-    from mirror.server.auth import Signer
-    from mirror.server.exports import Exports
+    from mirror.server.access.auth import Signer
+    from mirror.server.artifacts.artifacts import Artifacts
+    from mirror.server.history.exports import Exports
     from mirror.server.listings import Listings
-    from mirror.server.sweeps import Sweeps
+    from mirror.server.sweeps.sweeps import Sweeps
 
 
 @dataclass

@@ -30,7 +30,7 @@ from graphql import (
 )
 
 from mirror.errors import MirrorError
-from mirror.server.limits import MAX_TOKENS, Refused, check_document
+from mirror.server.access.limits import MAX_TOKENS, Refused, check_document
 from mirror.server.rows import Texts
 
 Resolver = Callable[..., Any]

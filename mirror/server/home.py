@@ -18,7 +18,7 @@ from typing import Any
 from mirror.errors import UsageError
 from mirror.records import FileEntry, Run, RunKey
 from mirror.server import ids
-from mirror.server.asker import EVERYTHING, asker, check_entity
+from mirror.server.access.asker import EVERYTHING, asker, check_entity
 from mirror.server.live import ENDED, LiveRun, LiveRuns, drained, now, read_files
 from mirror.server.look import Found, Look
 from mirror.server.shelf import Shelf, Shelves

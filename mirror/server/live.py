@@ -23,8 +23,8 @@ from typing import Any
 import orjson
 
 from mirror.records import FileEntry, Project, Run, RunKey
+from mirror.server.history.keys import KeyCatalogue
 from mirror.server.index import Place
-from mirror.server.keys import KeyCatalogue
 from mirror.server.rows import dumps, parse_row
 from mirror.server.shelf import Shelf
 from mirror.server.writing import WriterThread

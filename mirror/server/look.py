@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from mirror.errors import AmbiguousError
 from mirror.records import Project, Run
 from mirror.server import ids
-from mirror.server.asker import Asker
+from mirror.server.access.asker import Asker
 from mirror.server.index import Place
 from mirror.server.shelf import EPOCH, Shelf, Stored
 
 if TYPE_CHECKING:
+    from mirror.server.history.small_runs import Rows
     from mirror.server.home import Home
-    from mirror.server.small_runs import Rows
 
 
 @dataclass(frozen=True)

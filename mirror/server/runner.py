@@ -11,9 +11,9 @@ import uvicorn
 
 from mirror.errors import UsageError
 from mirror.memory import give_back
-from mirror.server import patience
+from mirror.server.access import patience
+from mirror.server.access.auth import Hosts, find_key
 from mirror.server.app import Server
-from mirror.server.auth import Hosts, find_key
 from mirror.server.home import Home
 from mirror.store.blobs import remove_leftovers
 

@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 from mirror.records import Run
+from mirror.server.access.limits import Refused, parsed_body
 from mirror.server.home import Home
-from mirror.server.limits import Refused, parsed_body
 from mirror.server.live import ENDED, LiveRun, LiveRuns
 from mirror.server.rows import one_line, parse_row
 from mirror.store.live import SpoolStream

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from mirror.errors import NotFoundError
-from mirror.server.limits import Refused
+from mirror.server.access.limits import Refused
 from mirror.store.blobs import Blob, Incoming, incoming
 
 _PIECE = 1 << 20

@@ -14,10 +14,10 @@ from graphql import GraphQLResolveInfo
 from mirror.errors import NotFoundError, UsageError
 from mirror.records import Artifact, ArtifactCollection, ArtifactUse, ItemKey, Project
 from mirror.server import ids
-from mirror.server.artifacts import PENDING, now
-from mirror.server.artifacts_drafts import Draft, id_of, new_token, token_for
-from mirror.server.artifacts_stored import Held, HeldCollection
-from mirror.server.asker import check_entity
+from mirror.server.access.asker import check_entity
+from mirror.server.artifacts.artifacts import PENDING, now
+from mirror.server.artifacts.drafts import Draft, id_of, new_token, token_for
+from mirror.server.artifacts.stored import Held, HeldCollection
 from mirror.server.context import Context, context
 from mirror.server.resolvers.artifacts import collection_node, find, find_collection, node
 from mirror.server.resolvers.edits import by_path, checked_part

@@ -12,7 +12,7 @@ from graphql import GraphQLResolveInfo
 from mirror.errors import UsageError
 from mirror.records import Artifact, ArtifactEntry
 from mirror.server import ids
-from mirror.server.artifacts_stored import Held
+from mirror.server.artifacts.stored import Held
 from mirror.server.context import Context, context
 from mirror.server.wire import connection, wire_time
 

@@ -10,9 +10,9 @@ from graphql import GraphQLResolveInfo
 from mirror.errors import AmbiguousError, UsageError
 from mirror.records import Artifact, ArtifactCollection
 from mirror.server import ids
-from mirror.server.artifacts import PENDING, sequence_of
-from mirror.server.artifacts_drafts import Draft, token_for
-from mirror.server.artifacts_stored import ALIVE, Held, HeldCollection, StoredArtifacts
+from mirror.server.artifacts.artifacts import PENDING, sequence_of
+from mirror.server.artifacts.drafts import Draft, token_for
+from mirror.server.artifacts.stored import ALIVE, Held, HeldCollection, StoredArtifacts
 from mirror.server.context import Context, ProjectNode, RunNode, context
 from mirror.server.listings import MAX_PAGE
 from mirror.server.resolvers.artifact_files import MAX_FILES, files_page, manifest_node, wire_id

@@ -9,9 +9,10 @@ from graphql import GraphQLResolveInfo
 
 from mirror.errors import UsageError
 from mirror.records import FileEntry, Stream
-from mirror.server import files, history, ids, logs
+from mirror.server import files, ids, logs
 from mirror.server.context import RunNode, context
-from mirror.server.exports import reads_exports
+from mirror.server.history import reading as history
+from mirror.server.history.exports import reads_exports
 from mirror.server.rows import Texts, dumps
 from mirror.server.wire import connection, paged, wire_time
 

@@ -10,9 +10,10 @@ from graphql import GraphQLResolveInfo
 
 from mirror.errors import NotFoundError, UsageError
 from mirror.records import Project, Run
-from mirror.server import alerts, branch, files, ids
-from mirror.server.asker import check_entity
+from mirror.server import alerts, files, ids
+from mirror.server.access.asker import check_entity
 from mirror.server.context import Context, ProjectNode, RunNode, context
+from mirror.server.history import branch
 from mirror.server.live import now
 from mirror.server.look import Found
 from mirror.server.resolvers.runs import run_id_on_wire

@@ -7,7 +7,7 @@ from typing import Any
 from graphql import GraphQLResolveInfo
 
 from mirror.server import ids
-from mirror.server.asker import asker
+from mirror.server.access.asker import asker
 from mirror.server.context import Context, context
 from mirror.server.wire import connection
 

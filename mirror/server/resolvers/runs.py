@@ -9,8 +9,9 @@ from urllib.parse import quote
 from graphql import GraphQLResolveInfo
 
 from mirror.records import Run
-from mirror.server import history, ids
+from mirror.server import ids
 from mirror.server.context import ProjectNode, RunNode, context
+from mirror.server.history import reading as history
 from mirror.server.live import BEATING
 from mirror.server.resolvers.people import user
 from mirror.server.resolvers.projects import internal_id

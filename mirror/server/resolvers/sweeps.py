@@ -12,14 +12,15 @@ from graphql import GraphQLResolveInfo
 
 from mirror.errors import MirrorError, NotFoundError, UsageError
 from mirror.records import Sweep
-from mirror.server import held, ids, sweeps
+from mirror.server import held, ids
+from mirror.server.access.limits import Refused
 from mirror.server.context import Context, ProjectNode, RunNode, context
 from mirror.server.held import Held
-from mirror.server.limits import Refused
 from mirror.server.resolvers.edits import checked_part, make_project
 from mirror.server.resolvers.people import user
 from mirror.server.resolvers.projects import condition, runs_of
 from mirror.server.rows import parse_row
+from mirror.server.sweeps import sweeps
 from mirror.server.wire import paged, wire_time
 
 

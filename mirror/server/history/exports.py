@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import NotFoundError
-from mirror.server import export_file, history
+from mirror.server.history import export_file
+from mirror.server.history import reading as history
 from mirror.server.index import Place
 from mirror.server.live import ENDED
 from mirror.server.look import Found, Look

@@ -16,8 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mirror.errors import NotFoundError, StoreError, UsageError
-from mirror.server.asker import Asker
-from mirror.server.auth import Key, checked_key, new_key
+from mirror.server.access.asker import Asker
+from mirror.server.access.auth import Key, checked_key, new_key
 from mirror.store import Layout
 from mirror.store.disk import explained, write_durably
 from mirror.store.locks import held

@@ -22,12 +22,13 @@ import numpy as np
 
 from mirror.errors import UsageError
 from mirror.records import ItemKey, Sweep
-from mirror.server import hyperband, ids
+from mirror.server import ids
 from mirror.server.held import Held
 from mirror.server.live import ENDED, cut_torn_line, now
 from mirror.server.look import Found, Look
 from mirror.server.rows import dumps, parse_row
-from mirror.server.suggest import METHODS, Params, Space, canonical, next_by_model
+from mirror.server.sweeps import hyperband
+from mirror.server.sweeps.suggest import METHODS, Params, Space, canonical, next_by_model
 from mirror.store.disk import explained, sync_folder
 from mirror.store.items import sweep_columns
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from mirror.errors import UsageError
 from mirror.records import Stream
-from mirror.server import small_runs
+from mirror.server.history import small_runs
+from mirror.server.history.keys import KeyCatalogue, from_metrics
 from mirror.server.home import Home
 from mirror.server.index import Place
-from mirror.server.keys import KeyCatalogue, from_metrics
 from mirror.server.look import Found, Look
 from mirror.server.rows import dumps, parse_row
 from mirror.server.shelf import Shelf

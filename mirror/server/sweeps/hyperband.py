@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirror.errors import UsageError
-from mirror.server import history
+from mirror.server.history import reading as history
 from mirror.server.live import ENDED
 from mirror.server.look import Found, Look
 from mirror.server.rows import parse_row

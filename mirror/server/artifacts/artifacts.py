@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 
 from mirror.errors import LockedError, NotFoundError, UsageError
 from mirror.records import Artifact, ArtifactCollection, ArtifactUse, Item, ItemKey, RunKey
-from mirror.server import artifacts_manifest as manifests
 from mirror.server import ids
-from mirror.server.artifacts_drafts import Arrived, Draft, Drafts, id_of, new_token, token_of
-from mirror.server.artifacts_manifest import Contents
-from mirror.server.artifacts_stored import ALIVE, Held, HeldCollection, StoredArtifacts
+from mirror.server.artifacts import manifest as manifests
+from mirror.server.artifacts.drafts import Arrived, Draft, Drafts, id_of, new_token, token_of
+from mirror.server.artifacts.manifest import Contents
+from mirror.server.artifacts.stored import ALIVE, Held, HeldCollection, StoredArtifacts
 from mirror.server.home import Home
 from mirror.store import Writer
 from mirror.store.blobs import blob_path, incoming

@@ -14,9 +14,9 @@ from typing import Any
 
 from mirror.errors import UsageError
 from mirror.records import Fetched
-from mirror.server import history
+from mirror.server.history import reading as history
+from mirror.server.history.keys import KeyCatalogue
 from mirror.server.home import Home
-from mirror.server.keys import KeyCatalogue
 from mirror.server.live import now
 from mirror.server.look import Found
 from mirror.server.rows import dumps, one_line, parse_row

@@ -14,11 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from mirror.errors import NotFoundError
-from mirror.server import artifacts_manifest, ids
-from mirror.server.artifacts import Artifacts
-from mirror.server.artifacts_stored import Held
-from mirror.server.asker import asker
-from mirror.server.limits import Refused
+from mirror.server import ids
+from mirror.server.access.asker import asker
+from mirror.server.access.limits import Refused
+from mirror.server.artifacts import manifest as artifacts_manifest
+from mirror.server.artifacts.artifacts import Artifacts
+from mirror.server.artifacts.stored import Held
 from mirror.server.transfer import attachment, receive, safe_headers
 from mirror.store.blobs import blob_path
 

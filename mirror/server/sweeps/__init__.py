@@ -1,0 +1,1 @@
+"""Sweeps: what their agents are told, and how the next run is chosen."""
