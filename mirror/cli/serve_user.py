@@ -11,7 +11,7 @@ import click
 from mirror.cli.options import root_option
 
 if TYPE_CHECKING:
-    from mirror.server.users import Users
+    from mirror.server.access.users import Users
 
 _key_option = click.option(
     "--key-file",
@@ -30,13 +30,13 @@ def user() -> None:
 
 
 def _users(root: Path) -> Users:
-    from mirror.server.users import Users
+    from mirror.server.access.users import Users
 
     return Users(root)
 
 
 def _given(key_file: Path | None) -> str | None:
-    from mirror.server.auth import read_key
+    from mirror.server.access.auth import read_key
 
     return read_key(key_file) if key_file else None
 
