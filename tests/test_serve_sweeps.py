@@ -131,6 +131,37 @@ def test_a_grid_is_run_by_the_sdk(server: Server) -> None:
     assert server.graphql(SWEEP, p="grid", n=found["id"])["project"]["sweep"]["bestLoss"] == 0.01 * 10 + 3
 
 
+RANDOM = """
+import json, wandb
+from wandb.agents import pyagent
+pyagent.Agent.HEARTBEAT_SLEEP_SECONDS = 0.2
+config = {"method": "random", "metric": {"name": "loss", "goal": "maximize"},
+          "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1},
+                         "layers": {"distribution": "int_uniform", "min": 2, "max": 5}, "opt": {"values": ["a", "b"]}}}
+sweep_id = wandb.sweep(config, project="random")
+tried = []
+def train():
+    with wandb.init() as run:
+        tried.append([run.config["lr"], run.config["layers"], run.config["opt"]])
+        run.log({"loss": run.config["lr"]})
+wandb.agent(sweep_id, function=train, project="random", count=3)
+sweep = wandb.Api().sweep(f"local/random/{sweep_id}")
+print(json.dumps({"tried": tried, "best": sweep.best_run().config["lr"], "state": sweep.state,
+                  "runs": [[r.config["lr"], r.config["layers"], r.config["opt"]] for r in sweep.runs]}))
+"""
+
+
+@pytest.mark.slow
+def test_a_random_search_is_run_by_the_sdk(server: Server) -> None:
+    found = client(server, RANDOM, timeout=180)
+    assert len(found["tried"]) == 3 and sorted(found["runs"]) == sorted(found["tried"])
+    assert len({lr for lr, _, _ in found["tried"]}) == 3
+    for lr, layers, opt in found["tried"]:
+        assert 1e-4 <= lr <= 1e-1 and layers in (2, 3, 4, 5) and opt in ("a", "b")
+    assert found["best"] == max(lr for lr, _, _ in found["tried"])
+    assert found["state"] == "RUNNING"  # a random search has no end of its own
+
+
 PROGRAM = """
 import sys, wandb
 with wandb.init() as run:
