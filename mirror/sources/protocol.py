@@ -40,6 +40,7 @@ class Wanted:
     listed: ListedRun
     history: Held = Held()
     system: Held = Held()
+    logs: Held = Held()
     memo: str | None = None
     glance: bool = False
 
@@ -83,11 +84,13 @@ class Items:
 
 @dataclass(frozen=True)
 class ConsoleLines:
-    """Console lines (number, time, level, text) that follow those that are held, or with `restart` replace them."""
+    """Console lines (number, time, level, text) that follow those that are held, or with `restart` replace them.
+    The texts of `raw` lines are as the SDK sent them, with time and level inside."""
 
     key: RunKey
     lines: Sequence[tuple[int, datetime | None, str | None, str]]
     restart: bool = False
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class SystemMetrics:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A part of a run could not be read (`stage`: documents, files, history, system)."""
+    """A part of a run could not be read (`stage`: documents, files, history, system, logs)."""
 
     key: RunKey
     stage: str

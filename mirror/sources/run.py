@@ -1,15 +1,17 @@
-"""One run on its way: its documents are there, its history and system metrics are read side by side."""
+"""One run on its way: its documents are there, its history, system metrics and console are read side by side."""
 
 from __future__ import annotations
 
 from mirror.errors import SourceError
 from mirror.records import Fetched, Run
+from mirror.sources.console import ConsoleReader
 from mirror.sources.history import HistoryReader
 from mirror.sources.protocol import Finished, Step, SystemMetrics, Trouble, Wanted
 from mirror.wandb.documents import Manifest, RunDocuments
 from mirror.wandb.ranges import SPARE_ROWS, Range
 from mirror.wandb.rows import RowsAnswer, RowsAsk
 
+GOING_ON = {"running", "pending", "preempting"}
 _EVENT_BYTES = 700
 """What a row of system metrics is taken for."""
 
@@ -26,6 +28,9 @@ class RunReader:
         self._steps: list[Step] = []
         self._history = HistoryReader(wanted, self.run, page_rows, self._steps)
         self._events = self._events_wanted()
+        noted = (wanted.memo or "").split(".", 2)[2:]
+        ended = self.run.state not in GOING_ON
+        self.console = ConsoleReader(wanted, self.run, noted[0] if noted else "", ended=ended, steps=self._steps)
         self._one_at_a_time = False
         self._gone = False
 
@@ -49,17 +54,21 @@ class RunReader:
         """What to ask next, of about `limit` rows at most; None if there is nothing left."""
         question = None if self._gone else self._history.question(limit)
         events = None if self._gone or (self._one_at_a_time and question is not None) else self._events
-        if question is None and events is None:
+        alone = self._one_at_a_time and (question is not None or events is not None)
+        lines = None if self._gone or alone else self.console.question
+        if question is None and events is None and lines is None:
             return None
-        weight = self._history.expected + (self.run.events_line_count or 0 if events else 0)
+        weight = self.console.expected // 10 if lines else 0
+        weight += self._history.expected + (self.run.events_line_count or 0 if events else 0)
         range_, samples = (question, None) if isinstance(question, Range) else (None, question)
         return RowsAsk(
             self.run.key.run_id,
             range_,
             samples,
             events,
+            lines,
             weight,
-            divisible=self._history.divisible or (question is not None and events is not None),
+            divisible=self._history.divisible or lines is not None or (question is not None and events is not None),
         )
 
     @property
@@ -70,7 +79,7 @@ class RunReader:
     def expected_bytes(self) -> int:
         """About how long the next answer will be."""
         events = _EVENT_BYTES * (self.run.events_line_count or 0) if self._events else 0
-        return int(self._history.expected * self._history.row_bytes) + events
+        return int(self._history.expected * self._history.row_bytes) + events + self.console.expected_bytes
 
     def answer(self, ask: RowsAsk, answer: RowsAnswer | SourceError | None) -> None:
         if answer is None:
@@ -80,14 +89,19 @@ class RunReader:
         else:
             if ask.events is not None:
                 self._take_events(ask.events, answer)
+            if ask.lines is not None:
+                self.console.answer(answer.lines)
             question = ask.range if ask.range is not None else ask.samples
             if question is not None:
                 self._history.answer(question, answer)
 
     def _failed(self, ask: RowsAsk, error: SourceError) -> None:
         asked_history = ask.range is not None or ask.samples is not None
-        if asked_history and ask.events is not None:
-            self._one_at_a_time = True  # which of both is it?
+        if asked_history + (ask.events is not None) + (ask.lines is not None) > 1:
+            self._one_at_a_time = True  # which of them is it?
+        elif ask.lines is not None:
+            if not self.console.shrink():
+                self.console.fail(str(error))
         elif not asked_history:
             self._events = None
             self.trouble("system", error)
@@ -119,4 +133,7 @@ class RunReader:
     def finish(self) -> list[Step]:
         if self._gone:
             return [*self.take_steps(), Finished(self.run.key, gone=True)]
-        return [*self.take_steps(), Finished(self.run.key, self.documents.fingerprint, self.memo)]
+        return [
+            *self.take_steps(),
+            Finished(self.run.key, self.documents.fingerprint, f"{self.memo}.{self.console.memo}"),
+        ]

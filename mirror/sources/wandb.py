@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,10 @@ from typing import TypeAlias, TypeVar
 from mirror.errors import SourceError, TransientSourceError
 from mirror.pool import Pool
 from mirror.records import Listing, Project
+from mirror.sources.console import LOG_FILE
 from mirror.sources.history import PAGE_BYTES
 from mirror.sources.protocol import Cells, Document, ExportLike, Finished, Manifest, Step, Trouble, Wanted
-from mirror.sources.run import RunReader
+from mirror.sources.run import GOING_ON, RunReader
 from mirror.wandb import documents, listing, rows
 from mirror.wandb.client import Client, Viewer
 from mirror.wandb.exports import downloaded, find_exports
@@ -30,7 +32,6 @@ METADATA_FILE = "wandb-metadata.json"
 _METADATA_LIMIT = 16 << 20
 EXPORT_ROWS = 5_000
 """Shorter histories are read by rows, many to a request."""
-_GOING_ON = {"running", "pending", "preempting"}
 _ANSWER_LIMIT = 8 * PAGE_BYTES
 """An answer that grows beyond is broken off and asked for in parts, unless it is one run's and one row's."""
 
@@ -159,7 +160,7 @@ class WandbSource:
 
         Whatever goes wrong with an export, the rows are still there to be read.
         """
-        if reader.run.state in _GOING_ON or not reader.history.exportable:
+        if reader.run.state in GOING_ON or not reader.history.exportable:
             return
         handed_over = False
         try:
@@ -180,7 +181,7 @@ class WandbSource:
     def _metadata(self, reader: RunReader) -> Future[bytes | None] | None:
         """Complete the run's manifest; start to download wandb-metadata.json unless it is the one held."""
         manifest = first = reader.documents.manifest
-        seen, _, held = (reader.wanted.memo or "").partition(".")
+        seen, held = [*(reader.wanted.memo or "").split("."), "", ""][:2]
         shown = _digest(first.count, [replace(f, url=None) for f in first.files])
         if reader.wanted.glance and shown == seen:
             reader.memo = f"{seen}.{held}"
@@ -195,6 +196,8 @@ class WandbSource:
         entry = next((f for f in manifest.files if f.name == METADATA_FILE), None)
         version = _digest(entry.md5, entry.size, entry.updated_at) if entry else ""
         reader.memo = f"{shown}.{version}"
+        if log := next((f for f in manifest.files if f.name == LOG_FILE), None):
+            reader.console.saw_file(_digest(log.md5, log.size, log.updated_at))
         if entry is None or version == held:
             return None
         url = manifest.download_urls[METADATA_FILE]
@@ -230,12 +233,28 @@ class WandbSource:
                         break
                     asking.append((reader, ask))
                 else:
+                    if reader.console.by_file:
+                        yield from self._console(reader)
                     yield from reader.finish()
                 active.popleft()
             for (reader, ask), answer in self._isolated(asking, self._ask_rows, self._histories_per_request, BRIEF):
                 reader.answer(ask, answer)
                 yield from reader.take_steps()
                 active.append(reader)
+
+    def _console(self, reader: RunReader) -> Iterator[Step]:
+        """The console lines out of the file that older servers keep them in."""
+        try:
+            url = documents.find_files(self.client, reader.run.key, [LOG_FILE]).get(LOG_FILE)
+            if url is None:
+                reader.console.no_file()
+                return
+            with tempfile.TemporaryFile() as file:
+                self.client.transport.save(url, file)
+                file.seek(0)
+                yield from reader.console.take(file)
+        except SourceError as e:
+            reader.trouble("logs", e)
 
     def _ask_rows(
         self, asking: Sequence[tuple[RunReader, rows.RowsAsk]], patience: Patience

@@ -48,6 +48,7 @@ class Known:
     deleted: bool
     history: StreamState
     system: StreamState
+    logs: StreamState = StreamState()
 
     @property
     def run_id(self) -> str:
@@ -259,6 +260,7 @@ class Catalog:
                 deleted=i.deleted_at is not None,
                 history=state(i.rid, "history"),
                 system=state(i.rid, "system"),
+                logs=state(i.rid, "logs"),
             )
             for i in identities
         }

@@ -379,6 +379,8 @@ class Writer:
         state = self._opened(key).streams.get("logs") or StreamState(gen=1)
         if restart and state.rows:
             state = StreamState(gen=state.gen + 1)
+            self._opened(key).streams["logs"] = state
+            self._opened(key).changed.add("logs")
         lines = [line for line in lines if line[0] >= state.rows]
         if lines:
             columns = [list(column) for column in zip(*lines, strict=True)]

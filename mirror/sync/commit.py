@@ -24,6 +24,7 @@ from mirror.sources.protocol import (
 )
 from mirror.store import Reader, Writer
 from mirror.store.cells import CellBatch, fingerprint, rows_as_json
+from mirror.store.console import parsed
 from mirror.sync.feed import Ordered
 from mirror.sync.plan import remember
 from mirror.sync.quarantine import Quarantine, failure
@@ -73,7 +74,8 @@ class Committer:
                 for item in step.items:
                     self._writer.put_item(item)
             case ConsoleLines():
-                self._writer.put_logs(step.key, step.lines, restart=step.restart)
+                lines = [(n, *parsed(text)) for n, _, _, text in step.lines] if step.raw else step.lines
+                self._writer.put_logs(step.key, lines, restart=step.restart)
                 run.changed |= self._writer.is_changed(step.key)
             case _ if "history" in run.troubles and not isinstance(step, SystemMetrics):
                 pass  # what follows rows that could not be read must not look as if they were there

@@ -15,7 +15,7 @@ import numpy as np
 
 from mirror.errors import SourceError
 from mirror.pool import Pool
-from mirror.sources.protocol import Cells, Rows, Source, Step, SystemMetrics, Wanted
+from mirror.sources.protocol import Cells, ConsoleLines, Rows, Source, Step, SystemMetrics, Wanted
 from mirror.store.cells import CellBatch, decode
 from mirror.wandb.budget import Stopped
 from mirror.wandb.rows import step_of
@@ -23,6 +23,8 @@ from mirror.wandb.rows import step_of
 BYTES_UNDER_WAY = 16 << 20
 """Bytes of rows, as JSON, that may be between the network and the store."""
 DECODERS = 2
+_LINE_OVERHEAD = 200
+"""What a console line takes besides its text."""
 
 
 class Ordered:
@@ -142,6 +144,8 @@ class Feed:
 def _size(step: Step) -> int:
     if isinstance(step, Cells):
         return step.cells.nbytes
+    if isinstance(step, ConsoleLines):
+        return sum(_LINE_OVERHEAD + len(line[3]) for line in step.lines)
     return sum(map(len, step.rows)) if isinstance(step, Rows | SystemMetrics) else 0
 
 

@@ -124,7 +124,7 @@ def _wanted(listed: ListedRun, held: Known | None) -> Wanted:
     if held is None:
         return Wanted(listed)
     memo = held.fingerprint.partition("/")[2] if held.fingerprint else None
-    return Wanted(listed, _held(held.history), _held(held.system), memo)
+    return Wanted(listed, _held(held.history), _held(held.system), Held(held.logs.rows), memo)
 
 
 def _held(state: StreamState) -> Held:

@@ -5,22 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from mirror.wandb.client import Client, Fields
+from mirror.wandb.client import Client, Fields, nodes, when
 from mirror.wandb.ranges import Range
-from mirror.wandb.transport import NORMAL, Patience, loads
+from mirror.wandb.transport import NORMAL, Patience, RefusedQuery, loads
+
+
+@dataclass(frozen=True)
+class LinesAsk:
+    """The first lines of a console log, or those after a cursor."""
+
+    first: int
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class LinesAnswer:
+    """Console lines (number, time, level, text), where the next ones begin, and whether there are `more`."""
+
+    lines: list[tuple[int | None, datetime | None, str | None, str]]
+    cursor: str | None
+    more: bool
 
 
 @dataclass(frozen=True)
 class RowsAsk:
     """What is wanted of one run: rows of a range of steps, or of the whole history unranged (`samples`),
-    or that many system metrics (`events`)."""
+    or that many system metrics (`events`), or a page of its console `lines`."""
 
     run_id: str
     range: Range | None = None
     samples: int | None = None
     events: int | None = None
+    lines: LinesAsk | None = None
     weight: int = 1
     """About how many rows the answer will hold."""
     divisible: bool = True
@@ -35,6 +54,8 @@ class RowsAnswer:
     events: list[str]
     history_lines: int | None
     events_lines: int | None
+    lines: LinesAnswer | None = None
+    """None if none were asked for, or the server gives out none."""
 
     @property
     def nbytes(self) -> int:
@@ -57,15 +78,24 @@ def fetch_rows(
     def build(f: Fields) -> str:
         counts = f.of("Run", ("historyLineCount", "eventsLineCount"))
         declared = "".join(p.declared(f) for p in parts)
-        runs = " ".join(f"{p.alias} {{ id {counts} {f.of('Run', p.fields)} }}" for p in parts)
+        runs = " ".join(f"{p.alias} {{ id {counts} {p.asked(f)} }}" for p in parts)
         return (
             f"query RunRows($entity: String!, $project: String!{declared}) {{"
             f" project(name: $project, entityName: $entity) {{ {runs} }} }}"
         )
 
-    data, _ = client.ask(build, variables, patience=patience, limit=limit)
+    try:
+        data, _ = client.ask(build, variables, patience=patience, limit=limit)
+    except RefusedQuery as e:
+        if "useImprovedPagination" not in str(e) or not client.fields.knows("Run", "logLines"):
+            raise
+        client.fields.forget({("Run", "logLines")})  # servers before 0.77 give out the last lines only
+        data, _ = client.ask(build, variables, patience=patience, limit=limit)
     shown = data.get("project") or {}
     return [_answer(shown.get(f"r{i}")) for i in range(len(asks))]
+
+
+_LINE = ("number", "timestamp", "level", "line")
 
 
 class _Part:
@@ -88,6 +118,14 @@ class _Part:
             self.fields.append(f"events(samples: $e{i})")
             self._declared["events"] = f", $e{i}: Int!"
             variables[f"e{i}"] = ask.events
+        self._lines = f"logLines(first: $l{i}, after: $c{i}, useImprovedPagination: true)" if ask.lines else None
+        if ask.lines is not None:
+            self._declared["logLines"] = f", $l{i}: Int!, $c{i}: String"
+            variables |= {f"l{i}": ask.lines.first, f"c{i}": ask.lines.after}
+
+    def asked(self, f: Fields) -> str:
+        lines = f"{{ edges {{ cursor node {{ {f.of('LogLine', _LINE)} }} }} pageInfo {{ endCursor hasNextPage }} }}"
+        return f.of("Run", [*self.fields, f"{self._lines} {lines}"] if self._lines else self.fields)
 
     def declared(self, f: Fields) -> str:
         return "".join(text for name, text in self._declared.items() if not name or f.knows("Run", name))
@@ -101,7 +139,23 @@ def _answer(node: Any) -> RowsAnswer | None:
         events=_rows(node.get("events")),
         history_lines=node.get("historyLineCount"),
         events_lines=node.get("eventsLineCount"),
+        lines=_lines(node.get("logLines")),
     )
+
+
+def _lines(connection: Any) -> LinesAnswer | None:
+    if not isinstance(connection, dict):
+        return None
+    lines = []
+    for node in nodes(connection):
+        number, text = node.get("number"), str(node.get("line") or "")
+        lines.append(
+            (number if isinstance(number, int) else None, when(node.get("timestamp")), node.get("level"), text)
+        )
+    info = connection.get("pageInfo") or {}
+    edges = connection.get("edges") or ()
+    cursor = info.get("endCursor") or (edges[-1].get("cursor") if edges and edges[-1] else None)
+    return LinesAnswer(lines, str(cursor) if cursor else None, bool(info.get("hasNextPage")))
 
 
 def _rows(values: Any) -> list[str]:
