@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command("sync")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
 @click.option("--base-url", metavar="URL", help="Server to pull from  [default: WANDB_BASE_URL, then W&B's cloud]")
 @root_option
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at the same time.")
@@ -96,6 +96,8 @@ def command(
     written with a leading `./`, `/`, `~` or `file:`. Logs that are still written or were torn by a crash are
     read as far as they are whole; the next sync goes on from there.
 
+    Without a PATH, what `mirror.toml` in the mirror's folder lists is synced, entry by entry.
+
     Interrupted or failed syncs go on where they stopped when the command is run again. The exit code is 1 if
     anything is missing from the mirror that should be there, and what it is is listed; 2 for a wrong call.
 
@@ -112,6 +114,10 @@ def command(
       mirror sync ./wandb                              offline runs of this machine
       mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
     """
+    if not paths:
+        from mirror.cli.regular import sync_regularly
+
+        sync_regularly(ctx, root)
     from mirror.cli.progress import watching
     from mirror.cli.selection import server_filter
     from mirror.memory import give_back
@@ -131,7 +137,7 @@ def command(
     servers = targets([path for path in paths if local_path(path) is None], base_url, os.environ)
     options = Options(workers, page_size, full, accept_deletions, filters, files, exclude)
     local = _Local(folders, entity, project, include_online)
-    stop = threading.Event()
+    stop = ctx.ensure_object(threading.Event)
     with _stopping(stop):
         while True:
             began = time.monotonic()

@@ -54,10 +54,11 @@ class Layout:
             folder.mkdir(exist_ok=True)
 
     def _is_mirror(self) -> bool:
-        # A first writer that was killed may have left only its folders and locks.
+        # A first writer that was killed may have left only its folders and locks;
+        # what is to be synced may be written down before the first sync.
         names = {p.name for p in self.root.iterdir()}
         return bool(names & {"snapshot.json", "catalog.sqlite"}) or names <= {
-            "data", "live", "leases", "sessions", "commit.lock", "blobs",
+            "data", "live", "leases", "sessions", "commit.lock", "blobs", "mirror.toml",
         }  # fmt: skip
 
     def read_snapshot(self) -> dict[str, Any]:
