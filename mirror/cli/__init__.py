@@ -27,6 +27,7 @@ _COMMANDS = {
     "compact": ("compact", "Merge many small files into few large ones."),
     "purge": ("purge", "Remove runs or projects from the mirror for good."),
     "repair": ("repair", "Make a damaged mirror whole again."),
+    "doctor": ("doctor", "Check credentials, versions, servers and the mirror's files."),
     "completion": ("completion", "Print what makes a shell complete commands and paths."),
 }
 _ALIASES = {"pull": "sync"}
