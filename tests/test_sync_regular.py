@@ -43,6 +43,7 @@ paths = ["local"]
 base_url = "{server.url}"
 exclude = ["local/p", "local/scratch*"]
 since = "1d"
+what = ["runs", "history"]
 """
     copy = written(Copy(tmp_path / "m", server.url, server.key), text)
     done = copy.sync()
@@ -73,6 +74,7 @@ WRONG = {
         "line 6",
         "`exlude`; did you mean",
     ],
+    '[[sync]]\npaths = ["a/b"]\nwhat = ["run"]\n': ["line 3", "did you mean `runs`?"],
     "[[sync]]\npaths = [1]\n": ["line 2", "`paths` is no list of texts"],
     '[[sync]]\npaths = ["a/b/c/d/e"]\n': ["line 2", "`a/b/c/d/e`"],
     '[[sync]]\npaths = ["a/b"]\nsince = 7\n': ["line 3", "`since` is no text"],

@@ -19,10 +19,10 @@ from mirror.errors import MirrorError, UsageError
 NAME = "mirror.toml"
 _OPTIONS = {
     "paths": "paths", "base_url": "base_url", "filter": "filter_", "since": "since", "state": "states",
-    "exclude": "exclude", "files": "files",
+    "exclude": "exclude", "files": "files", "what": "what",
 }  # fmt: skip
 """Keys of an entry, and the parameters of `mirror sync` they stand for."""
-_LISTS = {"paths", "state", "exclude", "files"}
+_LISTS = {"paths", "state", "exclude", "files", "what"}
 _EXAMPLE = 'a line `[[sync]]` and below it `paths = ["my-team/my-project"]`'
 
 
@@ -86,6 +86,7 @@ def read(root: Path) -> list[dict[str, Any]]:
 
 def _entry(file: _File, number: int, entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
     from mirror.cli.selection import moment
+    from mirror.sources.parts import chosen
 
     given: dict[str, Any] = {}
     for key, value in entry.items():
@@ -101,6 +102,7 @@ def _entry(file: _File, number: int, entry: Mapping[str, Any], root: Path) -> di
         "paths": _checked_paths,
         "since": lambda text: moment(text, now),
         "filter": _checked_filter,
+        "what": chosen,
     }
     if any(text.startswith("mlflow:") for text in given["paths"]):
         del checks["filter"]  # MLflow's filters are in a language of its own

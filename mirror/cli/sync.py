@@ -47,6 +47,12 @@ if TYPE_CHECKING:
 @click.option("--since", metavar="TIME", help="Only runs heard of since: a date, or how long ago, such as 36h or 7d.")
 @click.option("--state", "states", multiple=True, metavar="STATE", help="Only runs in this state; may be repeated.")
 @click.option("--files", multiple=True, metavar="GLOB", help="Fetch the bytes of run files with such names, too.")
+@click.option(
+    "--what",
+    multiple=True,
+    metavar="PARTS",
+    help="Fetch only these: runs,history,system,files,logs,sweeps,artifacts,reports  [default: all of them]",
+)
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Projects (entity/project) or run paths to leave alone.")
 @click.option(
     "--watch",
@@ -76,6 +82,7 @@ def command(
     since: str | None,
     states: tuple[str, ...],
     files: tuple[str, ...],
+    what: tuple[str, ...],
     exclude: tuple[str, ...],
     watch: float | None,
     full: bool,
@@ -111,6 +118,7 @@ def command(
       mirror sync my-team/my-project --watch           keep following what runs
       mirror sync my-team/my-project --files '*.ckpt' --files 'media/*'
       mirror sync my-team --since 7d --state finished --exclude 'my-team/scratch*'
+      mirror sync my-team --what runs,sweeps           no histories for now; a later sync fetches them
       mirror sync ./wandb                              offline runs of this machine
       mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
     """
@@ -122,6 +130,7 @@ def command(
     from mirror.cli.selection import server_filter
     from mirror.memory import give_back
     from mirror.paths import local_path
+    from mirror.sources.parts import chosen
     from mirror.sync.project import Options
     from mirror.sync.session import targets
 
@@ -129,13 +138,15 @@ def command(
     folders = [folder for path in paths if (folder := local_path(path)) is not None]
     if not folders and (entity or project or include_online):
         raise click.UsageError("--entity, --project and --include-online are for local run folders")
+    if folders and what:
+        raise click.UsageError("--what is for servers: run folders are read whole")
     if dry_run and watch:
         raise click.UsageError("--watch syncs again and again, --dry-run not at all: leave out one of them")
     filters = server_filter(filter_, since, states, datetime.now(timezone.utc))
     if folders and filters:
         raise click.UsageError("--filter, --since and --state are for servers, which judge them: sync folders whole")
     servers = targets([path for path in paths if local_path(path) is None], base_url, os.environ)
-    options = Options(workers, page_size, full, accept_deletions, filters, files, exclude)
+    options = Options(workers, page_size, full, accept_deletions, filters, files, exclude, chosen(what))
     local = _Local(folders, entity, project, include_online)
     stop = ctx.ensure_object(threading.Event)
     with _stopping(stop):

@@ -39,11 +39,13 @@ class ConsoleReader:
         self._page = PAGE_LINES
         count, _, self._cursor = noted.partition(":")
         self._noted, was_final = count.rstrip("!"), count.endswith("!")
+        self._memo_before = noted
         self._restart = False
         self._come = 0
         self._asking = False
         self._sure = was_final or not ended
-        if self._said is None or self._is_held(self._said):
+        self._left_out = "logs" not in wanted.what
+        if self._left_out or self._said is None or self._is_held(self._said):
             return
         held = int(self._noted) if self._noted.isdecimal() else 0
         if self._sure and self._cursor and held <= wanted.logs.rows and held < self._said:
@@ -57,6 +59,8 @@ class ConsoleReader:
 
     @property
     def memo(self) -> str:
+        if self._left_out:
+            return self._memo_before
         count = self._noted if self._said is None else str(self._said)
         return f"{count}{'!' * self._ended}:{self._cursor}"
 
@@ -116,7 +120,7 @@ class ConsoleReader:
 
     def saw_file(self, version: str) -> None:
         """The manifest lists a log file: read it if the server does not count lines and the file is another one."""
-        if self._said is None and version != self._noted:
+        if self._said is None and not self._left_out and version != self._noted:
             self._noted = version
             self.by_file = True
 

@@ -102,6 +102,16 @@ class HistoryReader:
         """An export broke off: what was handed over of it does not count."""
         self._restart()
 
+    def leave_out(self) -> None:
+        """Ask for nothing. What is held is complete only as long as the server has no more."""
+        self._question = None
+        self.steps.clear()
+        held = self._held.rows
+        if held and not self._held.pending and held != self._said:
+            note = "what came since was left out"
+            fetched = Fetched("history", "rows", got=held, total=self._said, complete=False, note=note)
+            self.steps.append(HistoryRead(self.key, fetched))
+
     def shrink(self) -> bool:
         """Ask for less at once from now on; False if that is not possible."""
         if not isinstance(self._question, Scan) or not self._question.shrink():

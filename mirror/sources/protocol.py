@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from mirror.records import Fetched, FileEntry, Item, ListedRun, Listing, Project, Run, RunKey, Stream
+from mirror.sources.parts import ALL
 from mirror.wandb.transport import Traffic
 
 
@@ -35,7 +36,9 @@ class Held:
 @dataclass(frozen=True)
 class Wanted:
     """A run to fetch. `memo` is what the source noted when the run was last fetched (see `Finished`); `glance`
-    says that its listing has not changed, so that what costs a request of its own may be left out."""
+    says that its listing has not changed, so that what costs a request of its own may be left out. Only the parts
+    in `what` are to be read (see `mirror.sources.parts`); `missing` are those not held as the listing shows the run.
+    """
 
     listed: ListedRun
     history: Held = Held()
@@ -43,6 +46,8 @@ class Wanted:
     logs: Held = Held()
     memo: str | None = None
     glance: bool = False
+    what: frozenset[str] = ALL
+    missing: frozenset[str] = frozenset()
 
     @property
     def key(self) -> RunKey:
@@ -180,12 +185,14 @@ class Trouble:
 @dataclass(frozen=True)
 class Finished:
     """Nothing more comes of this run. `fingerprint` is what a listing would say of the run as it was read;
-    `memo` is handed back with the next `Wanted`. `gone` if the run vanished after it was listed."""
+    `memo` is handed back with the next `Wanted`. `gone` if the run vanished after it was listed; `missing` are the
+    parts that were left out."""
 
     key: RunKey
     fingerprint: str | None = None
     memo: str = ""
     gone: bool = False
+    missing: frozenset[str] = frozenset()
 
 
 Step: TypeAlias = (

@@ -27,6 +27,8 @@ class RunReader:
         self.memo = ""
         self._steps: list[Step] = []
         self._history = HistoryReader(wanted, self.run, page_rows, self._steps)
+        if "history" not in wanted.what:
+            self._history.leave_out()
         self._events = self._events_wanted()
         noted = (wanted.memo or "").split(".", 2)[2:]
         ended = self.run.state not in GOING_ON
@@ -44,6 +46,8 @@ class RunReader:
     def _events_wanted(self) -> int | None:
         """How many samples of system metrics to ask for: more than there are. None if all are held."""
         lines = self.run.events_line_count
+        if "system" not in self.wanted.what:
+            return None
         if lines == self.wanted.system.rows and (self.wanted.system.proven or not lines):
             return None
         return 100_000 if lines is None else lines + lines // 10 + SPARE_ROWS
@@ -133,7 +137,8 @@ class RunReader:
     def finish(self) -> list[Step]:
         if self._gone:
             return [*self.take_steps(), Finished(self.run.key, gone=True)]
+        missing = self.wanted.missing - self.wanted.what
         return [
             *self.take_steps(),
-            Finished(self.run.key, self.documents.fingerprint, f"{self.memo}.{self.console.memo}"),
+            Finished(self.run.key, self.documents.fingerprint, f"{self.memo}.{self.console.memo}", missing=missing),
         ]

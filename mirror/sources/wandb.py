@@ -183,7 +183,7 @@ class WandbSource:
         manifest = first = reader.documents.manifest
         seen, held = [*(reader.wanted.memo or "").split("."), "", ""][:2]
         shown = _digest(first.count, [replace(f, url=None) for f in first.files])
-        if reader.wanted.glance and shown == seen:
+        if "files" not in reader.wanted.what or (reader.wanted.glance and shown == seen):
             reader.memo = f"{seen}.{held}"
             return None
         if first.next_page is not None:

@@ -145,6 +145,6 @@ class Committer:
             if stage not in run.troubles:
                 self._writer.mended(step.key, stage)
         if not run.troubles and step.fingerprint is not None:
-            self._writer.set_fingerprint(step.key, remember(step.fingerprint, step.memo))
+            self._writer.set_fingerprint(step.key, remember(step.fingerprint, step.memo, step.missing))
         if run.changed:
             self.changed.add(step.key.storage_id)

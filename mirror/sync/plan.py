@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 
 from mirror.errors import SourceError
 from mirror.records import Failure, ListedRun, Listing
+from mirror.sources.parts import ALL, RUN_PARTS
 from mirror.sources.protocol import Held, Wanted
 from mirror.store.catalog import Known, StreamState
 from mirror.store.cells import fingerprint
@@ -79,18 +80,20 @@ def make_plan(
     now: datetime,
     full: bool = False,
     named: bool = False,
+    what: frozenset[str] = ALL,
 ) -> Plan:
-    """`named` if the listing holds runs a user named one by one: others are not gone, and all are tried."""
+    """`named` if the listing holds runs a user named one by one: others are not gone, and all are tried. Of
+    each run the parts in `what` are fetched, also those that were left out before."""
     sorting, waiting = _Sorting(), list[Failure]()
     for listed in listing.runs:
         if not (full or named) and (reasons := quarantine.waiting(listed.key, now)):
             waiting += reasons
             continue
         held = known.get(listed.key.storage_id)
-        wanted = _wanted(listed, held)
+        wanted = _wanted(listed, held, what)
         if held is None:
             sorting.new.append(wanted)
-        elif _seen(held) != listed.fingerprint or held.deleted or held.key != listed.key:
+        elif wanted.missing & what or held.deleted or held.key != listed.key:
             sorting.changed.append(wanted)
         else:
             sorting.unchanged.append(wanted)
@@ -111,20 +114,33 @@ def make_plan(
     )
 
 
-def remember(listed_fingerprint: str, memo: str) -> str:
-    """What is kept with a run for the next plan: what its listing showed, and its source's memo."""
-    return f"{listed_fingerprint}/{memo}"
+def remember(listed_fingerprint: str, memo: str, missing: frozenset[str] = frozenset()) -> str:
+    """What is kept with a run for the next plan: what its listing showed, the parts that were left out, and its
+    source's memo."""
+    left_out = "".join(f"~{part}" for part in sorted(missing))
+    return f"{listed_fingerprint}{left_out}/{memo}"
 
 
-def _seen(held: Known) -> str | None:
-    return held.fingerprint.partition("/")[0] if held.fingerprint else None
+def _missing(listed: ListedRun, held: Known) -> frozenset[str]:
+    """The parts of a run that may not be held as its listing shows it: all if that has changed."""
+    seen, *left_out = (held.fingerprint or "").partition("/")[0].split("~")
+    return frozenset(left_out) if seen == listed.fingerprint else RUN_PARTS | {"runs"}
 
 
-def _wanted(listed: ListedRun, held: Known | None) -> Wanted:
+def _wanted(listed: ListedRun, held: Known | None, what: frozenset[str]) -> Wanted:
+    what |= {"runs"}  # which come with any other part
     if held is None:
-        return Wanted(listed)
+        return Wanted(listed, what=what, missing=RUN_PARTS)
     memo = held.fingerprint.partition("/")[2] if held.fingerprint else None
-    return Wanted(listed, _held(held.history), _held(held.system), Held(held.logs.rows), memo)
+    return Wanted(
+        listed,
+        _held(held.history),
+        _held(held.system),
+        Held(held.logs.rows),
+        memo,
+        what=what,
+        missing=_missing(listed, held),
+    )
 
 
 def _held(state: StreamState) -> Held:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from mirror.errors import SourceError
 from mirror.records import Failure, Listing, Project, SyncReport
+from mirror.sources.parts import ALL, OF_RUNS
 from mirror.sources.protocol import Source
 from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
@@ -37,6 +38,8 @@ class Options:
     """Globs of run files whose bytes are wanted."""
     exclude: tuple[str, ...] = ()
     """Globs of project paths (`entity/project`) and run paths to leave alone."""
+    what: frozenset[str] = ALL
+    """The parts that are fetched: see `mirror.sources.parts`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,11 @@ def sync_project(
         quarantine = Quarantine(writer.quarantined(source.name, project.entity, project.name))
         known = writer.known(source.name, project.entity, project.name)
         at = now()
-        plan = make_plan(listing, known, quarantine, now=at, full=options.full, named=named is not None)
+        if not options.what & frozenset(OF_RUNS):
+            listing = replace(listing, runs=[], everything=False)
+        plan = make_plan(
+            listing, known, quarantine, now=at, full=options.full, named=named is not None, what=options.what
+        )
         writer.put_project(project)
         committer = Committer(writer, quarantine, at)
         error = _fetch(source, plan, committer, options, progress, stop, f"{project.entity}/{project.name}")
@@ -101,7 +108,7 @@ def sync_project(
         items = ItemsOutcome()
         if error is None and not interrupted and named is None and isinstance(source, WandbSource):
             # Other sources hand these over with the runs that name them.
-            items = sync_items(source, writer, project, KINDS, stop)
+            items = sync_items(source, writer, project, [kind for kind in KINDS if kind in options.what], stop)
         fetched = BytesOutcome()
         if error is None and not interrupted and options.files and isinstance(source, WandbSource):
             fetched = sync_bytes(source, writer, project, options.files, stop, named)

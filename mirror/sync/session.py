@@ -212,6 +212,7 @@ class Session:
             now=now(),
             full=self.options.full,
             named=bool(target.run_ids),
+            what=self.options.what,
         )
         return Planned(project, plan)
 
