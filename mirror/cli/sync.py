@@ -21,6 +21,7 @@ from mirror.query.text import size_of
 
 if TYPE_CHECKING:
     from mirror.records import Failure
+    from mirror.sources.places import Places
     from mirror.sync.progress import Progress
     from mirror.sync.project import Options
     from mirror.sync.session import Planned, Result, Target
@@ -66,6 +67,10 @@ if TYPE_CHECKING:
 @click.option("--entity", metavar="NAME", help="For local run folders: the entity of their runs, whatever they say.")
 @click.option("--project", metavar="NAME", help="For local run folders: the project of their runs.")
 @click.option("--include-online", is_flag=True, help="For local folders: read the logs of online runs, too.")
+@click.option(
+    "--experiment", "experiments", multiple=True, metavar="NAME", help="For MLflow: only this; may be repeated."
+)
+@click.option("--include-deleted", is_flag=True, help="For MLflow: what it holds as deleted, too.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched; writes nothing.")
 @click.option("--accept-deletions", is_flag=True, help="Believe it when more than 10 % of a project's runs are gone.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -89,6 +94,8 @@ def command(
     entity: str | None,
     project: str | None,
     include_online: bool,
+    experiments: tuple[str, ...],
+    include_deleted: bool,
     dry_run: bool,
     accept_deletions: bool,
     quiet: bool,
@@ -102,6 +109,9 @@ def command(
     PATH may also be what the SDK left on this machine: a folder of run folders, a run folder or a `.wandb` log,
     written with a leading `./`, `/`, `~` or `file:`. Logs that are still written or were torn by a crash are
     read as far as they are whole; the next sync goes on from there.
+
+    PATH may also be an MLflow server or the SQLite file of one, after `mlflow:`. Its experiments become projects of
+    the entity `mlflow`; there --filter is written in MLflow's own language.
 
     Without a PATH, what `mirror.toml` in the mirror's folder lists is synced, entry by entry.
 
@@ -120,6 +130,8 @@ def command(
       mirror sync my-team --since 7d --state finished --exclude 'my-team/scratch*'
       mirror sync my-team --what runs,sweeps           no histories for now; a later sync fetches them
       mirror sync ./wandb                              offline runs of this machine
+      mirror sync mlflow:http://127.0.0.1:5000         an MLflow server
+      mirror sync mlflow:sqlite:///mlflow.db           its file, which is faster
       mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
     """
     if not paths:
@@ -135,25 +147,35 @@ def command(
     from mirror.sync.session import targets
 
     give_back()
+    stores = [path for path in paths if path.startswith("mlflow:")]
+    paths = tuple(path for path in paths if path not in stores)
     folders = [folder for path in paths if (folder := local_path(path)) is not None]
     if not folders and (entity or project or include_online):
         raise click.UsageError("--entity, --project and --include-online are for local run folders")
-    if folders and what:
-        raise click.UsageError("--what is for servers: run folders are read whole")
+    if (folders or stores) and what:
+        raise click.UsageError("--what is for W&B's servers: run folders and MLflow stores are read whole")
     if dry_run and watch:
         raise click.UsageError("--watch syncs again and again, --dry-run not at all: leave out one of them")
-    filters = server_filter(filter_, since, states, datetime.now(timezone.utc))
+    if not stores and (experiments or include_deleted):
+        raise click.UsageError("--experiment and --include-deleted are for MLflow: name a store, mlflow:URI")
+    if stores and ((filter_ and paths) or since or states or exclude or files):
+        raise click.UsageError(
+            "--filter means something else to MLflow, and --since, --state, --exclude and --files nothing: "
+            "sync mlflow: paths without them, or on their own with a --filter in MLflow's language"
+        )
+    filters = None if stores else server_filter(filter_, since, states, datetime.now(timezone.utc))
     if folders and filters:
         raise click.UsageError("--filter, --since and --state are for servers, which judge them: sync folders whole")
     servers = targets([path for path in paths if local_path(path) is None], base_url, os.environ)
     options = Options(workers, page_size, full, accept_deletions, filters, files, exclude, chosen(what))
     local = _Local(folders, entity, project, include_online)
+    mlflow = _Mlflow(stores, experiments, include_deleted, filter_)
     stop = ctx.ensure_object(threading.Event)
     with _stopping(stop):
         while True:
             began = time.monotonic()
             with watching(quiet=quiet, verbose=verbose) as progress:
-                done = _once(root, servers, local, options, progress, stop, dry_run)
+                done = _once(root, servers, local, mlflow, options, progress, stop, dry_run)
             if dry_run:
                 _show_plan(done.planned)
             _show_errors(done.result, quiet)
@@ -180,6 +202,33 @@ class _Local:
     project: str | None
     online: bool
 
+    def open(self) -> Iterator[Places]:
+        from mirror.sources.offline.source import OfflineSource
+
+        if self.folders:
+            default = os.environ.get("WANDB_ENTITY")
+            yield OfflineSource(
+                self.folders, entity=self.entity, project=self.project, default_entity=default, online=self.online
+            )
+
+
+@dataclass(frozen=True)
+class _Mlflow:
+    """MLflow stores, and what of them is wanted."""
+
+    stores: Sequence[str]
+    experiments: Sequence[str]
+    deleted: bool
+    filter: str | None
+
+    def open(self) -> Iterator[Places]:
+        from mirror.sources.mlflow.road import open_road
+        from mirror.sources.mlflow.source import MlflowSource
+
+        for store in self.stores:
+            road = open_road(store, os.environ)
+            yield MlflowSource(road, experiments=self.experiments, deleted=self.deleted, filter_=self.filter)
+
 
 @dataclass
 class _Done:
@@ -192,6 +241,7 @@ def _once(
     root: Path,
     servers: Mapping[str, Sequence[Target]],
     local: _Local,
+    mlflow: _Mlflow,
     options: Options,
     progress: Progress,
     stop: threading.Event,
@@ -207,25 +257,25 @@ def _once(
             done.planned, done.result = session.plan(servers)
         else:
             done.result = session.sync(servers)
-    if local.folders and not stop.is_set():
-        from mirror.sources.offline.source import OfflineSource
+    if local.folders or mlflow.stores:
+        from mirror.errors import SourceError
         from mirror.sync.folders import plan_folders, sync_folders
 
-        source = OfflineSource(
-            local.folders,
-            entity=local.entity,
-            project=local.project,
-            default_entity=os.environ.get("WANDB_ENTITY"),
-            online=local.online,
-        )
-        if dry_run:
-            more, found = plan_folders(root, source, options)
-            done.planned += more
-        else:
-            found = sync_folders(root, source, options, progress=progress, stop=stop)
-        done.result.outcomes += found.outcomes
-        done.result.errors += found.errors
-        done.notices += source.notices
+        for opened in (local.open, mlflow.open):
+            try:
+                for source in opened():
+                    if stop.is_set():
+                        break
+                    if dry_run:
+                        more, found = plan_folders(root, source, options)
+                        done.planned += more
+                    else:
+                        found = sync_folders(root, source, options, progress=progress, stop=stop)
+                    done.result.outcomes += found.outcomes
+                    done.result.errors += found.errors
+                    done.notices += source.notices
+            except SourceError as e:
+                done.result.errors.append(str(e))
     return done
 
 

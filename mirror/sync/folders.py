@@ -1,4 +1,4 @@
-"""A sync from run folders on disk: like one from a server, project by project, but nothing in it is ever gone."""
+"""A sync from a source that names its projects itself (run folders, an MLflow store), project by project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mirror.errors import LockedError, SourceError
 from mirror.records import Project
-from mirror.sources.offline.source import OfflineSource
+from mirror.sources.places import Places
 from mirror.store import Writer
 from mirror.store.catalog import now, peek
 from mirror.sync.plan import make_plan
@@ -22,12 +22,10 @@ _READERS = 2
 """Reading logs is work for a processor; more threads than that only take turns."""
 
 
-def sync_folders(
-    root: Path, source: OfflineSource, options: Options, *, progress: Progress, stop: threading.Event
-) -> Result:
-    """Bring the runs of a source's logs up to date. What cannot be read does not stop the others."""
-    result = Result(errors=list(source.errors))
+def sync_folders(root: Path, source: Places, options: Options, *, progress: Progress, stop: threading.Event) -> Result:
+    """Bring the runs of a source up to date. What cannot be read does not stop the others."""
     places = source.places()
+    result = Result(errors=list(source.errors))
     if not places:
         return result
     with Writer(root) as writer:
@@ -42,9 +40,9 @@ def sync_folders(
 
 
 def _sync(
-    writer: Writer, source: OfflineSource, place: Project, options: Options, progress: Progress, stop: threading.Event
+    writer: Writer, source: Places, place: Project, options: Options, progress: Progress, stop: threading.Event
 ) -> Outcome:
-    began, read = now(), source.traffic.bytes
+    began, asked = now(), (source.traffic.requests, source.traffic.bytes)
     listing = source.listing(place.entity, place.name)
     outcome = sync_project(
         source,
@@ -54,7 +52,7 @@ def _sync(
         progress=progress,
         stop=stop,
         started_at=began,
-        asked_before=(0, read),
+        asked_before=asked,
     )
     if outcome.report.runs_new or outcome.report.runs_changed:
         ids = {run.key.run_id for run in listing.runs}
@@ -62,7 +60,7 @@ def _sync(
     return outcome
 
 
-def plan_folders(root: Path, source: OfflineSource, options: Options) -> tuple[list[Planned], Result]:
+def plan_folders(root: Path, source: Places, options: Options) -> tuple[list[Planned], Result]:
     """What `sync_folders` would do. Writes nothing; the mirror need not exist."""
     planned = []
     catalog = peek(root)

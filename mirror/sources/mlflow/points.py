@@ -1,0 +1,60 @@
+"""The points of a run in the order of their times, out of a table laid out like MLflow's own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+from mirror.errors import TerminalSourceError
+
+_ORDERED = """
+select timestamp, step, key, case when is_nan then null else value end from metrics
+where run_uuid = ? order by timestamp, step, key, is_nan, value
+"""
+Point = tuple[int, int, str, "float | None"]
+"""Milliseconds since 1970, step, key, value; None is NaN, which SQLite does not have."""
+
+
+class Points:
+    """Can be gone through more than once; `total` is how many there are."""
+
+    def __init__(self, connection: sqlite3.Connection, run_id: str) -> None:
+        self._connection = connection
+        self._run_id = run_id
+        self.total: int = self._ask("select count(*) from metrics where run_uuid = ?").fetchone()[0]
+
+    def __iter__(self) -> Iterator[Point]:
+        try:
+            yield from self._ask(_ORDERED)
+        except sqlite3.Error as e:
+            raise _unreadable(e) from e
+
+    def keys(self) -> set[str]:
+        return {key for (key,) in self._ask("select distinct key from metrics where run_uuid = ?")}
+
+    def _ask(self, query: str) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(query, [self._run_id])
+        except sqlite3.Error as e:
+            raise _unreadable(e) from e
+
+
+def _unreadable(error: sqlite3.Error) -> TerminalSourceError:
+    return TerminalSourceError(f"the metrics of an MLflow run cannot be read (`{error}`): sync again later", error)
+
+
+class Spool:
+    """Points on their way, on disk as soon as there are many: a server gives them out key by key."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self.connection = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self.connection.execute("create table metrics (run_uuid, key, timestamp, step, value, is_nan)")
+        self.connection.execute("begin")
+
+    def add(self, points: Iterator[Point]) -> int:
+        rows = ((self._run_id, key, at, step, value or 0.0, value is None) for at, step, key, value in points)
+        return self.connection.executemany("insert into metrics values (?, ?, ?, ?, ?, ?)", rows).rowcount
+
+    def points(self) -> Points:
+        return Points(self.connection, self._run_id)

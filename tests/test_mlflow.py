@@ -1,0 +1,331 @@
+"""A real `mlflow server` and the file behind it against `MlflowClient`: every point, param and tag, by both roads."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from mirror.cli import main
+from mirror.query.rows import rows as read_rows
+from mirror.sources.mlflow.rows import own
+from mirror.store import Reader
+
+pytest.importorskip("mlflow")
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
+
+pytestmark = pytest.mark.slow
+
+Point = tuple[int, int, str, str]
+"""Milliseconds, step, key, value as text."""
+
+
+@dataclass
+class Lab:
+    """A server and what was logged there: experiment by run, points as they were put in."""
+
+    url: str
+    database: Path
+    client: MlflowClient
+    runs: dict[str, str] = field(default_factory=dict)
+    logged: dict[str, list[Point]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def roads(self) -> dict[str, str]:
+        return {"rest": f"mlflow:{self.url}", "database": f"mlflow:sqlite:///{self.database}"}
+
+    def run(self, name: str, experiment: str, tags: dict[str, str] | None = None) -> str:
+        held = self.client.get_experiment_by_name(experiment)
+        where = held.experiment_id if held else self.client.create_experiment(experiment)
+        run_id: str = self.client.create_run(where, run_name=name, tags=tags).info.run_id
+        self.runs[run_id], self.logged[run_id], self.names[name] = experiment, [], run_id
+        return run_id
+
+    def log(self, run_id: str, points: list[tuple[int, int, str, float]]) -> None:
+        self.logged[run_id] += [(at, step, key, text(value)) for at, step, key, value in points]
+        for start in range(0, len(points), 1000):
+            part = [Metric(key, value, at, step) for at, step, key, value in points[start : start + 1000]]
+            self.client.log_batch(run_id, metrics=part, synchronous=True)
+
+
+def text(value: float) -> str:
+    """NaN equals itself; MLflow keeps infinities as the largest floats there are."""
+    return repr(max(-sys.float_info.max, min(sys.float_info.max, value))) if value == value else "nan"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    database = folder / "store.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "artifacts")]
+    environ = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("wb") as out:
+        server = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=environ, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                if requests.get(f"{url}/health", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                pass
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
+            time.sleep(0.2)
+        found = Lab(url, database, MlflowClient(url))
+        fill(found, folder)
+        yield found
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def fill(lab: Lab, folder: Path) -> None:
+    rng = random.Random(5)
+    client = lab.client
+
+    hostile = lab.run("hostile", "Ünïcode / 实验 .. \"x\" 'y'", {"team": "nlp", "mlflow.note.content": "a\nnote ☃"})
+    points = [(1_700_000_000_000 + 7 * i, i, "loss", rng.gauss(0, 1)) for i in range(300)]
+    points += [(1_700_000_000_000, 5, "many", float(i)) for i in range(20)]  # a step and time, many values
+    points += [(1_700_000_000_000 - 1000 * i, i, "backwards", i / 3) for i in range(50)]
+    points += [(1_700_000_000_001, -i, "negative", -0.0 if i % 2 else 1e-320) for i in range(10)]
+    points += [(1_700_000_000_002, 2**53 + i, "far", float(i)) for i in range(4)]
+    odd = [math.nan, math.inf, -math.inf, sys.float_info.max, 0.1 + 0.2, 5e-324, 2.0**60, 1e22]
+    points += [(1_700_000_000_100 + i, i, "odd", value) for i, value in enumerate(odd)]
+    points += [(1_700_000_000_100, 0, "odd", 0.0)]  # beside the NaN, which MLflow holds as 0.0 and a mark
+    for name in ("_step", "_timestamp", "_runtime", "_wandb", "Loss", "a/b", "a.b", "a b", "é:x", "x" * 250):
+        points += [(1_700_000_000_003 + i, i, name, i + 0.5) for i in range(3)]
+    points += [(0, 0, "at the beginning of time", 1.0), (1, 1, "at the beginning of time", 2.0)]
+    lab.log(hostile, points)
+    params = {"lr": "0.10", "empty": "", "_step": "1", "_wandb": "w", "_mlflow": "m", "x.y": "{'a': 1}", "a/b": "☃\n\t"}
+    params["long"] = "é" * 6000
+    client.log_batch(hostile, params=[Param(k, v) for k, v in params.items()])
+    client.log_batch(hostile, tags=[RunTag("long", "v" * 5000), RunTag("a b/c", "c=d"), RunTag("empty", "")])
+    dataset = Dataset("train ☃", "abc123", "code", '{"tags": {}}', schema="{}", profile='{"rows": 3}')
+    client.log_inputs(hostile, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    client.log_text(hostile, "hello", "notes/ä b.txt")
+    client.log_text(hostile, "", "notes/deep/empty.txt")
+    client.set_terminated(hostile, "FAILED")
+
+    child = lab.run("child", lab.runs[hostile], {"mlflow.parentRunId": hostile})
+    client.set_terminated(child, "KILLED")
+
+    wide = lab.run("wide", "wide")
+    lab.log(wide, [(1_700_000_000_000 + i, i, f"k{k}", k + i / 7) for i in range(2) for k in range(60)])
+    long = lab.run("long", "wide")
+    lab.log(long, [(1_700_000_000_000 + i // 3, i // 2, "loss", i / 3) for i in range(26_000)])
+
+    local = client.create_experiment("on disk", artifact_location=(folder / "local").as_uri())
+    assert local
+    files = lab.run("files", "on disk")
+    for i in range(3):
+        client.log_text(files, "x" * i, f"d{i}/file {i}.txt")
+
+    client.create_registered_model("Model ☃")
+    client.create_model_version("Model ☃", source=f"runs:/{wide}/m", run_id=wide, tags={"k": "v"}, description="first")
+    client.set_registered_model_alias("Model ☃", "champion", 1)
+    client.create_experiment("empty")
+    for i in range(12):  # so that one that goes is less than a tenth
+        lab.run(f"small {i}", "small")
+    deleted = lab.run("deleted before", "small")
+    client.delete_run(deleted)
+    gone = client.create_experiment("deleted experiment")
+    client.delete_experiment(gone)
+
+
+def sync(root: Path, *args: str, code: int = 0) -> str:
+    """What the command says, on both outputs."""
+    said = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(said),
+        redirect_stderr(said),
+        pytest.raises(SystemExit) as ended,
+    ):
+        patch.setattr(sys, "argv", ["mirror", "sync", *args, "--mirror", str(root)])
+        main()
+    assert "Traceback" not in said.getvalue() and "unexpected" not in said.getvalue(), said.getvalue()
+    assert (ended.value.code or 0) == code, said.getvalue()
+    return said.getvalue()
+
+
+@dataclass(frozen=True)
+class Mirror:
+    root: Path
+    path: str
+    said: str
+    road: str
+
+    def ask(self, query: str, *params: Any) -> list[tuple[Any, ...]]:
+        with Reader(self.root) as reader:
+            return reader.connect().execute(query, list(params)).fetchall()
+
+    def rows(self, run_id: str) -> list[dict[str, Any]]:
+        with Reader(self.root) as reader:
+            ((rid,),) = reader.connect().execute("select rid from runs where run_id = ?", [run_id]).fetchall()
+            return list(read_rows(reader, rid))
+
+    def points(self, run_id: str) -> Counter[Point]:
+        """What the mirror holds: a row for each point, in the order of their times."""
+        rows = self.rows(run_id)
+        assert all(len(row) == 3 for row in rows)
+        assert [row["_timestamp"] for row in rows] == sorted(row["_timestamp"] for row in rows)
+        found: Counter[Point] = Counter()
+        for row in rows:
+            at, step = round(row.pop("_timestamp") * 1000), row.pop("_step")
+            ((key, value),) = row.items()
+            found[at, step, key, text(value)] += 1
+        return found
+
+
+@pytest.fixture(scope="module", params=["rest", "database"])
+def mirror(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Mirror:
+    root = tmp_path_factory.mktemp(request.param) / "m"
+    said = sync(root, lab.roads()[request.param])
+    return Mirror(root, lab.roads()[request.param], said, request.param)
+
+
+def test_every_point_is_there(lab: Lab, mirror: Mirror) -> None:
+    same_points(lab, mirror, [name for name in lab.names if name != "deleted before"])
+
+
+def same_points(lab: Lab, mirror: Mirror, names: list[str]) -> None:
+    for name in names:
+        run_id = lab.names[name]
+        from_client = Counter(
+            (point.timestamp, point.step, own(key), text(point.value))
+            for key in lab.client.get_run(run_id).data.metrics
+            for point in lab.client.get_metric_history(run_id, key)
+        )
+        put_in = Counter((at, step, own(key), value) for at, step, key, value in set(lab.logged[run_id]))
+        assert sum(from_client.values()) == sum(put_in.values())
+        assert mirror.points(run_id) == from_client, name
+
+
+def test_params_tags_and_the_rest_are_there(lab: Lab, mirror: Mirror) -> None:
+    states = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+    for name, run_id in lab.names.items():
+        if name == "deleted before":
+            continue
+        expected = lab.client.get_run(run_id)
+        ((config, summary, project, shown, state, notes, group, tags, complete, created),) = mirror.ask(
+            'select config_raw, summary_raw, project, name, state, notes, "group", tags, history_complete, '
+            "epoch_ms(created_at) from runs_raw where run_id = ?",
+            run_id,
+        )
+        held = {key: item["value"] for key, item in json.loads(config).items()}
+        more = held.pop("_mlflow")
+        assert held == {own(key): value for key, value in expected.data.params.items()}
+        assert more["tags"] == expected.data.tags
+        assert set(tags) == {f"{k}={v}" for k, v in expected.data.tags.items() if not k.startswith("mlflow.")}
+        latest = {own(key): text(value) for key, value in expected.data.metrics.items()}
+        assert {key: text(value) for key, value in json.loads(summary).items()} == latest
+        assert (project, shown, state) == (lab.runs[run_id], name, states[expected.info.status])
+        assert (notes, group) == (
+            expected.data.tags.get("mlflow.note.content"),
+            expected.data.tags.get("mlflow.parentRunId"),
+        )
+        assert complete and created == expected.info.start_time
+        given = [
+            (one.dataset.to_dictionary(), {t.key: t.value for t in one.tags}) for one in expected.inputs.dataset_inputs
+        ]
+        datasets = [(one["dataset"], {t["key"]: t["value"] for t in one["tags"]}) for one in more.get("datasets", ())]
+        assert datasets == given
+
+
+def test_experiments_are_projects(lab: Lab, mirror: Mirror) -> None:
+    names = {experiment.name for experiment in lab.client.search_experiments(view_type=ViewType.ACTIVE_ONLY)}
+    assert {"empty", "Default"} < names
+    assert {name for (name,) in mirror.ask("select project from projects where entity = 'mlflow'")} == names
+    assert mirror.ask("select count(*) from runs where run_id = ?", lab.names["deleted before"]) == [(0,)]
+
+
+def test_artifacts_are_listed(lab: Lab, mirror: Mirror) -> None:
+    query = "select f.name, f.size from files f join runs r using (rid) where r.run_id = ? order by 1"
+    assert mirror.ask(query, lab.names["files"]) == [(f"d{i}/file {i}.txt", i) for i in range(3)]
+    hostile = mirror.ask(query, lab.names["hostile"])
+    if mirror.road == "rest":
+        assert hostile == [("notes/deep/empty.txt", 0), ("notes/ä b.txt", 5)]
+    else:  # they lie behind the server, and the file does not say where
+        assert hostile == [] and "does not tell which artifacts there are" in mirror.said
+
+
+def test_model_versions_are_artifacts(lab: Lab, mirror: Mirror) -> None:
+    query = "select type, collection, version, aliases, tags, description, run_id, project from artifacts"
+    assert mirror.ask(query) == [("model", "Model ☃", 1, ["champion"], ["k=v"], "first", lab.names["wide"], "wide")]
+
+
+def test_a_second_sync_writes_nothing(lab: Lab, mirror: Mirror) -> None:
+    before = mirror.ask("select max(gen), count(*), max(mirrored_at) from raw.runs")
+    written = {path: path.stat().st_mtime_ns for path in (mirror.root / "data").rglob("*.parquet")}
+    said = sync(mirror.root, mirror.path)
+    assert "0 new, 0 changed; 0 rows;" in said
+    assert mirror.ask("select max(gen), count(*), max(mirrored_at) from raw.runs") == before
+    assert {path: path.stat().st_mtime_ns for path in (mirror.root / "data").rglob("*.parquet")} == written
+
+
+def test_only_what_changed_is_fetched_again(lab: Lab, mirror: Mirror) -> None:
+    """New points, later ones and one before all that are held; a tag; a run that is deleted."""
+    run_id, long = lab.names["child"], lab.names["long"]
+    step = len(lab.logged[run_id])
+    lab.log(run_id, [(1_800_000_000_000 + step, step, "new", 1.0)])
+    lab.log(long, [(1_900_000_000_000 + step, 50_000 + step, "loss", 2.0)])
+    lab.client.set_tag(run_id, "mark", mirror.road)
+    said = sync(mirror.root, mirror.path)
+    assert "0 new, 2 changed; 2 rows;" in said
+    same_points(lab, mirror, ["child", "long"])
+    lab.log(run_id, [(5 + step, 100 + step, "new", 3.0)])
+    assert "0 new, 1 changed;" in sync(mirror.root, mirror.path)
+    same_points(lab, mirror, ["child"])
+    test_params_tags_and_the_rest_are_there(lab, mirror)
+
+    gone = lab.names["small 3"]
+    lab.client.delete_run(gone)
+    assert "1 not found" in sync(mirror.root, mirror.path)
+    assert "1 deleted at the source" in sync(mirror.root, mirror.path)
+    assert mirror.ask("select deleted_at is not null from runs where run_id = ?", gone) == [(True,)]
+    assert "1 new, 1 changed" in sync(mirror.root, mirror.path, "--include-deleted", "--experiment", "small")
+    assert mirror.ask("select count(*) from runs where project = 'small' and deleted_at is null") == [(13,)]
+    lab.client.restore_run(gone)
+
+
+def test_selection(lab: Lab, tmp_path: Path) -> None:
+    roads = lab.roads()
+    sync(tmp_path / "m", roads["rest"], "--experiment", "small", "--filter", "attributes.run_name = 'small 1'")
+    with Reader(tmp_path / "m") as reader:
+        assert reader.connect().execute("select run_id from runs").fetchall() == [(lab.names["small 1"],)]
+    assert "judged by MLflow's server" in sync(tmp_path / "n", roads["database"], "--filter", "a = 'b'", code=1)
+    assert "refused runs/search" in sync(tmp_path / "n", roads["rest"], "--filter", "this is no filter", code=1)
+    assert "has no experiment `nope`" in sync(tmp_path / "n", roads["rest"], "--experiment", "nope", code=1)
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    assert "does not exist" in sync(root, f"mlflow:sqlite:///{tmp_path}/none.db", code=1)
+    (tmp_path / "text.db").write_text("no database" * 100)
+    assert "cannot be read as an MLflow store" in sync(root, f"mlflow:sqlite:///{tmp_path}/text.db", code=1)
+    assert "is read neither as" in sync(root, "mlflow:./mlruns", code=2)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        assert "cannot reach the MLflow server" in sync(root, f"mlflow:http://127.0.0.1:{s.getsockname()[1]}", code=1)
+    assert "are for MLflow" in sync(root, "a/b", "--experiment", "x", code=2)
