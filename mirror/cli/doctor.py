@@ -111,12 +111,9 @@ def _regular(root: Path, default: str) -> tuple[list[str], list[Check]]:
 
 
 def _server(server: str, offline: bool) -> Iterator[Check]:
-    from contextlib import closing
-
     from mirror.credentials import find
     from mirror.errors import SourceError
-    from mirror.wandb.client import Client
-    from mirror.wandb.transport import Patience, Transport
+    from mirror.sync.greeting import who_am_i
 
     try:
         credential = find(server)
@@ -126,10 +123,7 @@ def _server(server: str, offline: bool) -> Iterator[Check]:
     yield f"key for {server}", "ok", f"from {credential.origin}", ""
     if offline:
         return
-    with closing(Transport(server, credential, timeout=20)) as transport:
-        try:
-            viewer = Client(transport).viewer(patience=Patience(tries=1))
-        except SourceError as e:
-            yield server, "fail", str(e), "check address, network and key"
-        else:
-            yield server, "ok", f"answers; logged in as {viewer.username or viewer.entity or 'unknown'}", ""
+    try:
+        yield server, "ok", f"answers; logged in as {who_am_i(server, credential)}", ""
+    except SourceError as e:
+        yield server, "fail", str(e), "check address, network and key"
