@@ -165,7 +165,7 @@ try:
     wandb.Api().run("local/made/queued").update_state("finished")
 except Exception as e:
     states.append(str(e))
-wandb.Api().run("local/made/queued").stop()
+wandb.Api().run("local/made/created").stop()
 project = wandb.Api().project("made", "local")
 print(json.dumps({"states": states, "projects": [p.name for p in wandb.Api().projects("local")], "id": project.name}))
 """
@@ -177,7 +177,7 @@ def test_states_projects_and_stop(server: Server) -> None:
     assert found["states"][:3] == ["pending", "failed", "pending"]
     assert "cannot be made `finished`" in found["states"][3]
     assert {"made", "p"} <= set(found["projects"]) and found["id"] == "made"
-    assert held(server, "queued", "made")["stopped"] is True
+    assert held(server, "created", "made")["stopped"] is True
     assert held(server, "created", "made")["state"] == "running"
 
 

@@ -123,6 +123,9 @@ def test_nothing_acknowledged_is_lost_and_nothing_comes_twice(tmp_path: Path) ->
             time.sleep(chance.uniform(0.1, 0.8))
             server.kill()
             server.start()
+        end = time.monotonic() + 60
+        while not all(len(client.rows) > 5 and client.files for client in clients) and time.monotonic() < end:
+            time.sleep(0.1)  # a slow machine may have let some of them do little between two kills
         stop.set()
         for thread in threads:
             thread.join(60)

@@ -44,6 +44,9 @@ _MAX_METADATA = 4 << 20
 _READ_ONLY = "this server is read-only (`mirror serve --read-only`): it takes no runs and no changes"
 
 
+_OTHER_HOST = "this server does not answer to that host name: see `mirror serve --allow-host`"
+
+
 class Server:
     """The handlers, over one served mirror."""
 
@@ -79,7 +82,9 @@ class Server:
             Route("/ready", self._guarded(self.health, anonymous=True)),
             Route("/", self._guarded(self.root, anonymous=True)),
         ]
-        made = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _not_found, 405: _not_found})
+        made = Starlette(
+            routes=routes, lifespan=lifespan, exception_handlers={404: self._not_found, 405: self._not_found}
+        )
         made.router.redirect_slashes = False  # it would send clients to whatever host they named
         return made
 
@@ -95,7 +100,7 @@ class Server:
         async def answered(request: Request) -> Response:
             try:
                 if not self._hosts.allows(request.headers.get("host")):
-                    raise Refused(421, "this server does not answer to that host name: see `mirror serve --allow-host`")
+                    raise Refused(421, _OTHER_HOST)
                 who = self._asker(request)
                 if who is None and signed and self._signed(request):
                     who = EVERYTHING  # whoever got the link saw what it leads to, and it leads nowhere else
@@ -114,6 +119,12 @@ class Server:
                 return _error(500, f"internal error ({type(exc).__name__}): see the server's log")
 
         return guarded
+
+    async def _not_found(self, request: Request, exc: Exception) -> Response:
+        if not self._hosts.allows(request.headers.get("host")):
+            return _error(421, _OTHER_HOST)
+        status = int(getattr(exc, "status_code", 404))
+        return _error(status, f"there is nothing at {request.method} {request.url.path} here")
 
     def _asker(self, request: Request) -> Asker | None:
         """Whose key came with the request; None if nobody's did."""
@@ -273,8 +284,3 @@ def _json(value: Any, status: int = 200) -> Response:
 def _error(status: int, message: str) -> Response:
     headers = {"WWW-Authenticate": 'Basic realm="api"'} if status == 401 else None
     return Response(dumps({"errors": [{"message": message}]}), status, headers, "application/json")
-
-
-async def _not_found(request: Request, exc: Exception) -> Response:
-    status = int(getattr(exc, "status_code", 404))
-    return _error(status, f"there is nothing at {request.method} {request.url.path} here")

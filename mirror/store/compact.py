@@ -31,7 +31,7 @@ LARGE = 128 << 20
 """Bytes of a segment that is large enough: about 20 million cells."""
 AT_ONCE = 8 << 20
 """Bytes that a commit may merge along: a second's work at most."""
-_OPEN, _OPEN_FILE = 100 << 20, 7 << 20  # bytes of memory that open files may take
+_OPEN, _OPEN_FILE = 56 << 20, 7 << 20  # bytes of memory that open files may take
 _STEP = 8.0  # each size class is this many times the one below
 GRACE = timedelta(minutes=10)
 _STREAM = {table: stream for stream, table in STREAM_TABLE.items()}

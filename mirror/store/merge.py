@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 # What is in sight of all files together: rows, and bytes before compression.
-_SIGHT_ROWS = 200_000
+_SIGHT_ROWS = 100_000
 _SIGHT_BYTES = 16 << 20
 _LEAST_ROWS = 64
 

@@ -6,14 +6,14 @@ import asyncio
 import resource
 from typing import Any
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS = 30.0
 """Time from a request's first byte (or from the connection) to the end of its headers."""
 
 _OWN_FILES = 400  # descriptors for segments, spool files, uploads, databases
 _ENOUGH = 16_384
-_Base: Any = AutoHTTPProtocol
+_Base: Any = HttpToolsProtocol
 
 
 def room() -> int:
