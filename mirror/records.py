@@ -51,7 +51,8 @@ class Run:
     `name` is the display name, `key.run_id` the eight-letter id. `config` is the wire's config document
     with its `{"key": {"value": ..}}` wrapping and its internal `_wandb` key; `summary` likewise verbatim.
     `metadata` is the text of `wandb-metadata.json`. `history_line_count` and `events_line_count` are what
-    the *server* says it holds; what the store holds is counted by the store.
+    the *server* says it holds; what the store holds is counted by the store. `origin` is JSON: stream -> source,
+    for streams that another source than `key.source` gave.
     """
 
     key: RunKey
@@ -80,6 +81,9 @@ class Run:
     events_line_count: int | None = None
     log_line_count: int | None = None
     exit_code: int | None = None
+    fork_run_id: str | None = None
+    fork_step: int | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True)

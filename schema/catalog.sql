@@ -90,6 +90,8 @@ create table projects (                 -- Projects seen, and when their sources
   checked_at text,                      -- last sync, also one that found nothing to do
   outcome    text,                      -- its outcome
   message    text,                      -- what to know about it
+  missing    integer not null default 0,  -- times in a row the source said that there is no such project
+  deleted_at text,                      -- when it was found gone at its source
   primary key (source, entity, project)
 );
 

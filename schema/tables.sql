@@ -39,6 +39,9 @@ create table runs (                    -- One row per version of a run: its attr
   history_keys      varchar,           -- the server's key catalogue (historyKeys), verbatim JSON
   metadata          varchar,           -- wandb-metadata.json: program, args, git, hardware; verbatim JSON
   exit_code         integer,           -- exit code, where known
+  fork_run_id       varchar,           -- run id of the run this one was forked from
+  fork_step         bigint,            -- last step it shares with that run
+  origin            varchar,           -- JSON: stream -> source, for streams that another source gave; null: all its own
   config_gen        bigint not null,   -- live version of the run's rows in `config`
   summary_gen       bigint not null,   -- live version of the run's rows in `summary`
   metric_gen        bigint not null,   -- live version of the run's rows in `metric`
@@ -277,7 +280,8 @@ create table projects (                -- One row per version of a project.
   description varchar,                 -- description
   created_at  timestamptz,             -- when the server made it
   run_count   bigint,                  -- runs the server says it has
-  mirrored_at timestamptz not null     -- when this version was written
+  mirrored_at timestamptz not null,    -- when this version was written
+  deleted_at  timestamptz              -- when the project was found gone at its source (its runs are kept)
 );
 
 create table sync_log (                -- One row per sync that changed something or failed, oldest first.
@@ -297,6 +301,20 @@ create table sync_log (                -- One row per sync that changed somethin
   requests      bigint not null,       -- requests asked of the source
   bytes         bigint not null,       -- bytes received
   message       varchar                -- what to know about it
+);
+
+create table changes (                 -- What syncs saw change at the source: one row per thing and field, oldest first.
+  seen_at timestamptz not null,        -- when the sync saw it
+  source  varchar not null,            -- canonical host
+  entity  varchar not null,            -- owner, after the change
+  project varchar not null,            -- project, after the change
+  kind    varchar not null,            -- run, sweep, artifact, collection, report, project
+  rid     bigint,                      -- who; null for projects
+  name    varchar not null,            -- run id, sweep id, name of an artifact version, ...
+  change  varchar not null,            -- new, edited, resumed, rewound, moved, deleted, returned, ...
+  field   varchar,                     -- what was edited: name, tags, /lr in config, ...
+  before  varchar,                     -- value before, shortened
+  after   varchar                      -- value after, shortened
 );
 
 create table quarantine (              -- Runs that could not be fetched; the latest row of a run and stage counts.

@@ -77,6 +77,9 @@ semi join (select source, entity, project, max(gen) as gen from raw.projects gro
 create view sync_log as                -- One row per sync that changed something or failed.
 select * from raw.sync_log;
 
+create view changes as                 -- What syncs saw change at the source.
+select * from raw.changes;
+
 create view quarantine as              -- Runs that keep failing, with their last error.
 select * exclude (n) from (
   select *, row_number() over (partition by rid, stage order by failed_at desc, attempts desc) as n from raw.quarantine

@@ -198,6 +198,8 @@ def test_a_store_of_the_first_release_is_upgraded(tmp_path: Path) -> None:
     put(root, SWEEP)
     with sqlite3.connect(root / "catalog.sqlite") as db:
         db.execute("drop table items")
+        for column in ("missing", "deleted_at"):
+            db.execute(f"alter table projects drop column {column}")
         db.execute("update meta set value = '1' where key = 'schema_version'")
     put(root, REPORT)
     assert len(rows(root, "select * from reports")) == 1

@@ -468,10 +468,10 @@ def test_an_older_store_is_upgraded_and_its_files_still_read(tmp_path: Path, mon
         w.put_run(run())
     steps = tmp_path / "upgrades"
     steps.mkdir()
-    (steps / "3.sql").write_text("-- a note; with a semicolon\nalter table runs add column extra text;\n")
+    (steps / "4.sql").write_text("-- a note; with a semicolon\nalter table runs add column extra text;\n")
     for module in ("catalog", "layout", "schema", "snapshot", "segments"):
-        monkeypatch.setattr(f"mirror.store.{module}.SCHEMA_VERSION", 3)
-    monkeypatch.setitem(COLUMNS_SINCE, "runs", 3)
+        monkeypatch.setattr(f"mirror.store.{module}.SCHEMA_VERSION", 4)
+    monkeypatch.setitem(COLUMNS_SINCE, "runs", 4)
     wider = {**columns(), "runs": [*columns()["runs"], ("extra", "varchar", True)]}
     monkeypatch.setattr("mirror.store.views.columns", lambda: wider)
     script = (Path(__file__).parents[1] / "schema" / "tables.sql").read_text()
@@ -482,7 +482,7 @@ def test_an_older_store_is_upgraded_and_its_files_still_read(tmp_path: Path, mon
     from mirror.store.layout import Layout
 
     catalog = Catalog(Layout(root), upgrades=steps)
-    assert catalog.get("schema_version") == "3"
+    assert catalog.get("schema_version") == "4"
     catalog.db.execute("select extra from runs")
     catalog.close()
     assert one(root, "select run_id, extra from runs") == ("run1", None)

@@ -436,7 +436,8 @@ class Catalog:
         self, source: str, entity: str, name: str, at: datetime, outcome: str, message: str | None
     ) -> None:
         self.db.execute(
-            "insert into projects values (?,?,?,0,'',?,?,?) on conflict (source, entity, project) do update set "
+            "insert into projects (source, entity, project, gen, digest, checked_at, outcome, message) "
+            "values (?,?,?,0,'',?,?,?) on conflict (source, entity, project) do update set "
             "checked_at = excluded.checked_at, outcome = excluded.outcome, message = excluded.message",
             [source, entity, name, iso(at), outcome, message],
         )

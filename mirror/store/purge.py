@@ -30,7 +30,7 @@ from mirror.store.removal import finish, forget, note
 from mirror.store.snapshot import publish
 from mirror.store.writer import Writer
 
-_BY_NAME = ("projects", "sync_log", "quarantine")
+_BY_NAME = ("projects", "sync_log", "changes", "quarantine")
 """Tables whose rows name their project, whether or not they have a rid."""
 
 Name = tuple[str, str, str]

@@ -11,10 +11,10 @@ from mirror.resources import text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """What this release writes. Older stores are upgraded by their next writer, newer ones are refused."""
 
-COLUMNS_SINCE: dict[str, int] = {"files": 2, "sync_log": 2}
+COLUMNS_SINCE: dict[str, int] = {"files": 2, "sync_log": 2, "runs": 3, "projects": 3}
 """Table -> schema version that last gave it a column: files of an older one lack some."""
 
 CELL_TABLES = ("history", "system_metrics")

@@ -19,8 +19,11 @@ from mirror.store.schema import tables
 _ATTRIBUTES = [
     "name", "state", "group", "job_type", "notes", "description", "user_name", "username", "created_at",
     "heartbeat_at", "updated_at", "commit", "host", "sweep", "url", "system_summary", "history_keys", "metadata",
-    "exit_code",
+    "exit_code", "fork_run_id", "fork_step", "origin",
 ]  # fmt: skip
+
+_ADDED_LATER = ("fork_run_id", "fork_step", "origin")
+"""Attributes that count only where they are set, so that a run's digest stays the one of earlier releases."""
 
 
 @dataclass
@@ -41,7 +44,11 @@ def digest(run: Run) -> str:
         return hashlib.blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
     skipped = {"config", "summary", "metadata", "key"}
-    attributes = [(f.name, getattr(run, f.name)) for f in fields(run) if f.name not in skipped]
+    attributes = [
+        (f.name, value)
+        for f in fields(run)
+        if f.name not in skipped and ((value := getattr(run, f.name)) is not None or f.name not in _ADDED_LATER)
+    ]
     names = (run.key.entity, run.key.project, run.key.run_id)
     return ":".join(map(of, [(names, attributes), run.config, run.summary, run.metadata]))
 
