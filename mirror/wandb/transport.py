@@ -6,9 +6,9 @@ import json
 import random
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import urljoin
 
 import orjson
@@ -68,16 +68,21 @@ class Traffic:
 
 
 class RefusedQuery(TerminalSourceError):
-    """The server understood the request and answered with GraphQL errors. `errors` are as served."""
+    """The server understood the request and answered with GraphQL errors. `errors` and `status` are as served."""
 
-    def __init__(self, message: str, errors: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, message: str, errors: Sequence[dict[str, Any]], status: int = 200) -> None:
         super().__init__(message)
         self.errors = errors
+        self.status = status
 
     @property
     def aliases(self) -> set[str]:
         """The names on the paths of the errors: which parts of the query failed."""
         return {p for e in self.errors for p in (e.get("path") or []) if isinstance(p, str)}
+
+
+class ReadOnly(TerminalSourceError):
+    """Something was about to be written to a server that was opened for reading alone, as every source is."""
 
 
 class TooLarge(TerminalSourceError):
@@ -89,9 +94,16 @@ class UnknownFields(RefusedQuery):
 
     _PATTERN = re.compile(r'Cannot query field "([^"]+)" on type "([^"]+)"')
 
-    def __init__(self, message: str, errors: Sequence[dict[str, Any]]) -> None:
-        super().__init__(message, errors)
+    def __init__(self, message: str, errors: Sequence[dict[str, Any]], status: int = 200) -> None:
+        super().__init__(message, errors, status)
         self.fields = {(t, f) for e in errors for f, t in self._PATTERN.findall(_text(e.get("message")))}
+
+
+Body = bytes | Callable[[], BinaryIO]
+"""What is sent: bytes, or what opens a file of them anew for every try."""
+
+_JSON = {"Content-Type": "application/json"}
+_MUTATION = re.compile(r"\bmutation\b")
 
 
 class _Session(requests.Session):
@@ -125,8 +137,11 @@ class Transport:
         connections: int = 32,
         timeout: float = 60.0,
         user_agent: str = "wandb-mirror",
+        writable: bool = False,
     ) -> None:
         self.base_url = base_url
+        self.writable = writable
+        """Whether anything may be changed on the server; without it mutations and uploads are refused here."""
         self.credential = credential
         self.budget = budget or Budget()
         self.traffic = Traffic()
@@ -150,6 +165,8 @@ class Transport:
         self, query: str, variables: dict[str, Any], *, patience: Patience = NORMAL, limit: int | None = None
     ) -> tuple[dict[str, Any], int]:
         """Ask; the answer's `data` and the size of its body, `limit` bytes at most. Raises a SourceError."""
+        if _MUTATION.search(query):
+            self._check_writable()
         url = f"{self.base_url}/graphql"
         body = orjson.dumps({"query": query, "variables": variables})
 
@@ -180,7 +197,7 @@ class Transport:
                 raise self.wrong_key()
             message = "; ".join(dict.fromkeys(_text(e.get("message")) for e in errors))[:2000]
             kind = UnknownFields if UnknownFields("", errors).fields else RefusedQuery
-            raise kind(f"`{self.base_url}` refused a query: {message}", errors)
+            raise kind(f"`{self.base_url}` refused a query: {message}", errors, status)
         data = reply.get("data") if isinstance(reply, dict) else None
         if status != 200 or not isinstance(data, dict):
             raise self._no_server(f"it answers {status} without GraphQL data")
@@ -223,24 +240,47 @@ class Transport:
 
         self._retrying("GET", url, None, patience, answer, out=out)
 
+    # -- sending ------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        body: Body,
+        answer: Callable[[int, bytes, Any], _T],
+        *,
+        headers: Mapping[str, str] | None = None,
+        patience: Patience = NORMAL,
+    ) -> _T:
+        """POST or PUT to a URL of the server, or to one it gave us. `answer` makes the result of status, content and
+        headers; a TransientSourceError it raises has the request made again. Raises a SourceError."""
+        self._check_writable()
+        url = urljoin(self.base_url + "/", url)
+        return self._retrying(method, url, body, patience, answer, headers=headers or {})
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise ReadOnly(f"`{self.base_url}` was opened for reading: nothing is written to it")
+
     # -- the one retry policy -----------------------------------------------------------------------------
 
     def _retrying(
         self,
         method: str,
         url: str,
-        body: bytes | None,
+        body: Body | None,
         patience: Patience,
         answer: Callable[[int, bytes, Any], _T],
         limit: int | None = None,
         out: Sink | None = None,
+        headers: Mapping[str, str] = _JSON,
     ) -> _T:
         attempt = refusals = 0
         while True:
             sent_at = self.budget.wait()
             try:
-                status, content, headers = self._once(method, url, body, limit, out)
-                self.budget.heard(status, headers, sent_at)
+                status, content, told = self._once(method, url, body, limit, out, headers)
+                self.budget.heard(status, told, sent_at)
                 if status == 429:
                     refusals += 1
                     if refusals > patience.refusals:
@@ -248,7 +288,7 @@ class Transport:
                     continue
                 if status >= 400 and status not in _NO_RETRY:
                     raise TransientSourceError(f"`{self.base_url}` answers {status}{_reason(content)}: try again later")
-                return answer(status, content, headers)
+                return answer(status, content, told)
             except TransientSourceError:
                 attempt += 1
                 if attempt >= patience.tries:
@@ -256,15 +296,22 @@ class Transport:
                 self.budget.sleep(patience.pause(attempt - 1))
 
     def _once(
-        self, method: str, url: str, body: bytes | None, limit: int | None, out: Sink | None
+        self,
+        method: str,
+        url: str,
+        body: Body | None,
+        limit: int | None,
+        out: Sink | None,
+        headers: Mapping[str, str],
     ) -> tuple[int, bytes, Any]:
         self.traffic.count(queries=int(method == "POST"), downloads=int(method == "GET"))
+        file = body() if callable(body) else None
         try:
             with self._session.request(
                 method,
                 url,
-                data=body,
-                headers={"Content-Type": "application/json"} if body else None,
+                data=file or body,
+                headers=dict(headers) if body else None,
                 auth=self._auth,
                 timeout=self._timeout,
                 stream=True,
@@ -295,6 +342,9 @@ class Transport:
             raise TransientSourceError(
                 f"cannot reach `{self.base_url}` ({_root(e)}): check --base-url, the network and proxies", e
             ) from e
+        finally:
+            if file:
+                file.close()
 
     def _copy(self, response: requests.Response, out: Sink) -> None:
         out.seek(0)
