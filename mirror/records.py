@@ -265,6 +265,24 @@ Item = Sweep | ArtifactCollection | Artifact | Report
 
 
 @dataclass(frozen=True)
+class Change:
+    """Something that a sync saw change at the source: a row of `changes`. `rid` is None for projects; `field`,
+    `before` and `after` say what was edited. Texts are short enough to be listed."""
+
+    at: datetime
+    source: str
+    entity: str
+    project: str
+    kind: str
+    rid: int | None
+    name: str
+    change: str
+    field: str | None = None
+    before: str | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True)
 class Failure:
     """A run (or a whole project) that could not be fetched: a row of the quarantine."""
 

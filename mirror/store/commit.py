@@ -251,11 +251,15 @@ class Committer:
 
     def _stored_runs(self, identities: list[Identity]) -> dict[int, Run]:
         """rid -> the live version of these runs, read back from the data."""
+        return {rid: versions.run_of(row) for rid, row in self.held_runs(identities).items()}
+
+    def held_runs(self, identities: list[Identity]) -> dict[int, dict[str, Any]]:
+        """rid -> the live row of `runs`, as it is committed."""
         if not identities:
             return {}
         gens = {i.rid: i.gen for i in identities}
         rows = self.read("runs", [*gens], [*gens.values()]).to_pylist()
-        return {row["rid"]: versions.run_of(row) for row in rows if row["gen"] == gens[row["rid"]]}
+        return {row["rid"]: row for row in rows if row["gen"] == gens[row["rid"]]}
 
     def read(self, table: str, rids: list[int], gens: list[int]) -> pa.Table:
         """Rows of these runs and versions, from the few files that hold them."""

@@ -60,6 +60,7 @@ class Items:
         self._committer = committer
         self._reserve_rid = reserve_rid
         self._open: dict[tuple[str, str, str], tuple[ItemIdentity, dict[str, Any] | None]] = {}
+        self._written: dict[int, tuple[str, int, dict[str, Any]]] = {}
         self.changed = 0
 
     def known(self, kind: str, source: str, entity: str, project: str) -> dict[str, KnownItem]:
@@ -120,6 +121,11 @@ class Items:
     def committed(self) -> None:
         """What was put is durable: forget it."""
         self._open.clear()
+        self._written.clear()
+
+    def written(self) -> list[tuple[str, int, dict[str, Any]]]:
+        """Kind, version that is committed (0: none) and new row of what was put since the last commit."""
+        return list(self._written.values())
 
     def _opened(self, kind: str, key: ItemKey) -> tuple[ItemIdentity, dict[str, Any] | None]:
         name = (kind, key.source, key.storage_id)
@@ -143,6 +149,8 @@ class Items:
         }
         if new.kind == "artifacts":
             row |= {"entries_gen": new.entries_gen, "uses_gen": new.uses_gen}
+        committed = self._written[new.rid][1] if new.rid in self._written else identity.gen
+        self._written[new.rid] = (new.kind, committed, row)
         table = pa.Table.from_pylist([row], schema=tables()[new.kind])
         batch.rows.setdefault(new.kind, []).append(table)
         self._save(identity, new, row, batch)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mirror.records import Failure, Fetched, FileEntry, Item, ItemKey, Project, Run, RunKey, Stream, SyncReport
-from mirror.store import versions
+from mirror.records import Change, Failure, Fetched, FileEntry, Item, ItemKey, Project, Run, RunKey, Stream, SyncReport
+from mirror.store import edits, versions
 from mirror.store.catalog import Catalog, Identity, Known, StreamState, ahead, iso, now
 from mirror.store.cells import CellBatch, decode
 from mirror.store.commit import Batch, Committer, OpenRun
@@ -86,6 +86,8 @@ class Writer:
         self._open: dict[tuple[str, str], OpenRun] = {}
         self._items = Items(self.catalog, self._committer, self.reserve_rid)
         self._after: list[Callable[[], None]] = []
+        self.before_commit: Callable[[], None] = lambda: None
+        """Called before every commit: the last chance to put something into it."""
         self._reset()
 
     def _reset(self) -> None:
@@ -457,8 +459,22 @@ class Writer:
         if r.outcome != "ok" or r.runs_new + r.runs_changed + r.runs_gone + r.runs_failed + r.items_changed:
             self._put_row("sync_log", {n: getattr(r, n) for n in tables()["sync_log"].names})
 
+    def put_changes(self, changes: Sequence[Change]) -> None:
+        """Record what a sync saw change."""
+        if changes:
+            self._batch.rows.setdefault("changes", []).append(edits.as_rows(changes))
+
+    def edited_runs(self) -> Iterator[edits.EditedRun]:
+        """The runs whose documents the next commit will write."""
+        return edits.edited_runs(self._open.values(), self._committer)
+
+    def edited_items(self) -> Iterator[edits.EditedItem]:
+        """The sweeps, collections, artifacts and reports of which the next commit will write a version."""
+        return edits.edited_items(self._items, self._committer)
+
     def commit(self) -> None:
         """Make everything put so far visible, durably and at once. Does nothing if there is nothing to do."""
+        self.before_commit()
         after, self._after = self._after, []
         self._committer.commit(list(self._open.values()), self._batch)
         self._items.committed()
