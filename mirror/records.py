@@ -269,7 +269,7 @@ class Change:
     """Something that a sync saw change at the source: a row of `changes`. `rid` is None for projects; `field`,
     `before` and `after` say what was edited. Texts are short enough to be listed."""
 
-    at: datetime
+    seen_at: datetime
     source: str
     entity: str
     project: str

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mirror.records import Change, Failure, Fetched, FileEntry, Item, ItemKey, Project, Run, RunKey, Stream, SyncReport
-from mirror.store import edits, versions
+from mirror.store import edits, projects, versions
 from mirror.store.catalog import Catalog, Identity, Known, StreamState, ahead, iso, now
 from mirror.store.cells import CellBatch, decode
 from mirror.store.commit import Batch, Committer, OpenRun
@@ -191,25 +191,15 @@ class Writer:
 
     def put_project(self, project: Project) -> None:
         """Record a project; nothing is written if it is held as it is."""
-        gen, old = self.catalog.project(project.source, project.entity, project.name)
-        new = hashlib.blake2b(repr(replace(project, run_count=None)).encode(), digest_size=12).hexdigest()
-        if new == old:
-            return
-        row = {
-            "source": project.source,
-            "entity": project.entity,
-            "project": project.name,
-            "gen": gen + 1,
-            "storage_id": project.storage_id,
-            "description": project.description,
-            "created_at": project.created_at,
-            "run_count": project.run_count,
-            "mirrored_at": now(),
-        }
-        self._put_row("projects", row)
-        self._batch.later.append(
-            lambda: self.catalog.save_project(project.source, project.entity, project.name, gen + 1, new)
-        )
+        projects.put(self.catalog, self._batch, project)
+
+    def missed_project(self, project: Project) -> int:
+        """Note that its source said there is no such project; returns how many times in a row it did."""
+        return projects.missed(self.catalog, self._batch, project)
+
+    def drop_project(self, project: Project) -> None:
+        """Mark a project as deleted at its source. Nothing that was mirrored is removed."""
+        projects.drop(self.catalog, self._batch, project)
 
     def put_run(self, run: Run, *, fingerprint: str | None = None, rid: int | None = None) -> int:
         """Record a run's attributes and documents; returns its rid. A version equal to the held one writes nothing.
