@@ -13,8 +13,8 @@ import pytest
 import requests
 from serving import Server, client, serving
 
+from mirror.query.samples import thinned
 from mirror.records import FileEntry, Run, RunKey
-from mirror.server.history.reading import thinned
 from mirror.store import Reader, Writer
 
 N = 30

@@ -113,25 +113,20 @@ def _log(env: dict[str, str]) -> None:
 
 def _train(how: str, env: dict[str, str]) -> str | None:
     """Two processes side by side; the last line of what one of them complained of, if it failed."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from mirror.cli.console import safe
+    from mirror.cli.progress import steps
     from mirror.demo.training import trials
 
-    console = Console(stderr=True)
-    columns = (TextColumn("  training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress,
+        steps("  training", len(trials()), unit="runs") as advance,
         tempfile.TemporaryFile("w+") as complaints,
     ):
-        task = progress.add_task("training", total=len(trials()))
         command = [sys.executable, "-m", "mirror.demo.logging", how]
         processes = [
             subprocess.Popen([*command, str(first), "2"], env=env, stdout=subprocess.PIPE, stderr=complaints, text=True)
             for first in (0, 1)
         ]
-        readers = [threading.Thread(target=_count, args=(p, lambda: progress.advance(task))) for p in processes]
+        readers = [threading.Thread(target=_count, args=(p, advance)) for p in processes]
         for reader in readers:
             reader.start()
         for reader, process in zip(readers, processes, strict=True):
@@ -143,10 +138,10 @@ def _train(how: str, env: dict[str, str]) -> str | None:
         return safe((complaints.read().strip().splitlines() or ["no message"])[-1])
 
 
-def _count(process: subprocess.Popen[str], advance: Callable[[], None]) -> None:
+def _count(process: subprocess.Popen[str], advance: Callable[[int], None]) -> None:
     assert process.stdout is not None
     for _ in process.stdout:
-        advance()
+        advance(1)
 
 
 def _mirror(args: list[str], root: Path, env: dict[str, str] | None = None) -> None:

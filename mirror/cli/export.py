@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,21 +114,18 @@ def _check(plan: dict[Path, Product], output: Path, root: Path, force: bool) -> 
 
 
 def _written(plan: dict[Path, Product], format: str) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from mirror.cli.progress import steps
     from mirror.errors import MirrorError
     from mirror.query.export import replacing
 
-    console = Console(stderr=True)
-    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
     count = 0
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
-        for path, product in progress.track(plan.items(), total=len(plan)):
+    with steps("exporting", len(plan), unit="files") as advance:
+        for path, product in plan.items():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as e:
                 raise MirrorError(f"cannot make the folder `{path.parent}`: {e.strerror}; choose another -o") from e
             with replacing(path) as out:
                 count += product.write(out, format)
+            advance(1)
     return count

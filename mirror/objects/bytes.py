@@ -15,6 +15,7 @@ from typing import IO
 
 from mirror.errors import SourceError, UsageError
 from mirror.objects.attrs import ArgumentError
+from mirror.store.blobs import blob_path
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -27,7 +28,7 @@ def blob(blobs: Path, sha256: str | None) -> Path | None:
     """The file below ROOT/blobs with these bytes, None if the mirror does not hold them."""
     if sha256 is None or not _SHA256.fullmatch(sha256):
         return None
-    path = blobs / sha256[:2] / sha256
+    path = blob_path(blobs, sha256)
     return path if path.is_file() else None
 
 

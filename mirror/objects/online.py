@@ -13,7 +13,7 @@ from mirror.paths import DEFAULT_BASE_URL, api_url, canonical_source
 from mirror.records import ItemKey
 from mirror.wandb.artifacts import find_entry
 from mirror.wandb.client import Client
-from mirror.wandb.documents import find_file
+from mirror.wandb.documents import find_manifest
 from mirror.wandb.transport import Transport
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def fetch_file(held: Held, file: File, path: Path) -> None:
     run = file.run
     client = _client(held, run.source)
     try:
-        found = find_file(client, run.entity, run.project, run.id, file.name)
+        found = find_manifest(client, run.entity, run.project, run.id, [file.name])
         entry = next((one for one in found.files if one.name == file.name), None)
         if entry is None:
             raise NotFoundError(f"`{client.source}` has no file `{file.name}` of {'/'.join(run.path)} any more")

@@ -61,7 +61,7 @@ class LoggedRows:
         self._keys = None if keys is None else [key for key in keys if key != "_step"]
         self._fixed = len(names)
         self._places = _catalogue(reader, [owner.rid for owner in owners], stream, self._keys)
-        self.columns = unique([*names, *(_label(*place) for place in self._places)])
+        self.columns = unique([*names, *(key for key, _ in self._places)])
         self.types = ["VARCHAR"] * len(names) + list(self._places.values())
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
@@ -226,10 +226,6 @@ def _type(kinds: set[str], longest: int) -> str:
     if inexact or not kinds <= _OF_A_NUMBER | {"bool", "string"} or ("string" in kinds and len(kinds) > 1):
         return "JSON"
     return best_type(kinds)
-
-
-def _label(key: str, path_id: int) -> str:
-    return key
 
 
 _DTYPES = {"BIGINT": "int64", "DOUBLE": "float64", "BOOLEAN": "bool"}

@@ -54,7 +54,7 @@ class Home:
         self.pen = WriterThread(self.layout.root)
         self.store_id = self.pen.store_id
         self.source = _local_source(self.store_id)
-        self._lock = FileLock(self.layout.live / "serve.lock")
+        self._lock = FileLock(self.layout.serve_lock)
         if not self._lock.acquire(wait=False):
             self.pen.close()
             raise UsageError(

@@ -26,9 +26,9 @@ class RunReader:
         self.manifest: Manifest | None = None
         self.memo = ""
         self._steps: list[Step] = []
-        self._history = HistoryReader(wanted, self.run, page_rows, self._steps)
+        self.history = HistoryReader(wanted, self.run, page_rows, self._steps)
         if "history" not in wanted.what:
-            self._history.leave_out()
+            self.history.leave_out()
         self._events = self._events_wanted()
         noted = (wanted.memo or "").split(".", 2)[2:]
         ended = self.run.state not in GOING_ON
@@ -56,14 +56,14 @@ class RunReader:
 
     def ask(self, limit: int) -> RowsAsk | None:
         """What to ask next, of about `limit` rows at most; None if there is nothing left."""
-        question = None if self._gone else self._history.question(limit)
+        question = None if self._gone else self.history.question(limit)
         events = None if self._gone or (self._one_at_a_time and question is not None) else self._events
         alone = self._one_at_a_time and (question is not None or events is not None)
         lines = None if self._gone or alone else self.console.question
         if question is None and events is None and lines is None:
             return None
         weight = self.console.expected // 10 if lines else 0
-        weight += self._history.expected + (self.run.events_line_count or 0 if events else 0)
+        weight += self.history.expected + (self.run.events_line_count or 0 if events else 0)
         range_, samples = (question, None) if isinstance(question, Range) else (None, question)
         return RowsAsk(
             self.run.key.run_id,
@@ -72,18 +72,14 @@ class RunReader:
             events,
             lines,
             weight,
-            divisible=self._history.divisible or lines is not None or (question is not None and events is not None),
+            divisible=self.history.divisible or lines is not None or (question is not None and events is not None),
         )
-
-    @property
-    def history(self) -> HistoryReader:
-        return self._history
 
     @property
     def expected_bytes(self) -> int:
         """About how long the next answer will be."""
         events = _EVENT_BYTES * (self.run.events_line_count or 0) if self._events else 0
-        return int(self._history.expected * self._history.row_bytes) + events + self.console.expected_bytes
+        return int(self.history.expected * self.history.row_bytes) + events + self.console.expected_bytes
 
     def answer(self, ask: RowsAsk, answer: RowsAnswer | SourceError | None) -> None:
         if answer is None:
@@ -97,7 +93,7 @@ class RunReader:
                 self.console.answer(answer.lines)
             question = ask.range if ask.range is not None else ask.samples
             if question is not None:
-                self._history.answer(question, answer)
+                self.history.answer(question, answer)
 
     def _failed(self, ask: RowsAsk, error: SourceError) -> None:
         asked_history = ask.range is not None or ask.samples is not None
@@ -109,8 +105,8 @@ class RunReader:
         elif not asked_history:
             self._events = None
             self.trouble("system", error)
-        elif not self._history.shrink():
-            self._history.fail(str(error))
+        elif not self.history.shrink():
+            self.history.fail(str(error))
 
     def _take_events(self, asked: int, answer: RowsAnswer) -> None:
         got, now = len(answer.events), answer.events_lines

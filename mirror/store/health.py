@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mirror.store.catalog import Catalog
+from mirror.store.catalog import Catalog, FileRow
 from mirror.store.disk import sha256
 from mirror.store.layout import Layout
 
@@ -42,12 +42,7 @@ def health(root: str | Path, *, deep: bool = False) -> Health:
         listed = {path for (path,) in catalog.db.execute("select path from files")}
     finally:
         catalog.close()
-    damaged = []
-    for file in files:
-        path = layout.root / file.path
-        same = path.is_file() and path.stat().st_size == file.bytes and (not deep or sha256(path) == file.sha256)
-        if not same:
-            damaged.append(file.path)
+    damaged = [file.path for file in files if not intact(layout, file, deep=deep)]
     found = (str(path.relative_to(layout.root)) for path in layout.data.rglob("*") if path.is_file())
     disk = shutil.disk_usage(layout.root)
     return Health(
@@ -60,6 +55,12 @@ def health(root: str | Path, *, deep: bool = False) -> Health:
         free=disk.free,
         total=disk.total,
     )
+
+
+def intact(layout: Layout, file: FileRow, *, deep: bool) -> bool:
+    """Whether a segment is there in its size, with `deep` also byte for byte."""
+    path = layout.root / file.path
+    return path.is_file() and path.stat().st_size == file.bytes and (not deep or sha256(path) == file.sha256)
 
 
 def _held(path: Path) -> dict[str, Any] | None:

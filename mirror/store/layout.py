@@ -30,6 +30,8 @@ class Layout:
         self.snapshot = self.root / "snapshot.json"
         self.data = self.root / "data"
         self.live = self.root / "live"
+        self.serve_lock = self.live / "serve.lock"
+        self.sweeps = self.live / "sweeps"
         self.blobs = self.root / "blobs" / "sha256"
         self.exports = self.root / "exports"
         self.database = self.root / "mirror.duckdb"

@@ -89,6 +89,7 @@ def choose(catalog: Catalog, paths: Sequence[WandbPath], source: str | None = No
                 f"the mirror holds nothing of `{path.text}`: `mirror status` and `mirror runs --deleted` show what "
                 "it holds"
             )
+        found += _copies(catalog, [row[0] for row in found])
         runs |= {rid: f"{entity}/{project}/{run_id}" for rid, _, entity, project, run_id in found}
         leases |= {(row[1], row[2], row[3]) for row in found}
         if path.run_id is None:
@@ -96,6 +97,16 @@ def choose(catalog: Catalog, paths: Sequence[WandbPath], source: str | None = No
             leases |= names
             items |= {r for (r,) in catalog.db.execute(f"select rid from items where {' and '.join(where)}", values)}
     return Chosen(runs, frozenset(items), frozenset(projects), frozenset(leases))
+
+
+def _copies(catalog: Catalog, rids: Sequence[int]) -> list[tuple[int, str, str, str, str]]:
+    """The runs that are shown together with these ones: copies of them from other sources, and what they are copies
+    of."""
+    query = (
+        "select rid, source, entity, project, run_id from runs where merged_into = ?1 "
+        "or rid = (select merged_into from runs where rid = ?1)"
+    )
+    return [row for rid in rids for row in catalog.db.execute(query, [rid])]
 
 
 def purge(
@@ -110,7 +121,7 @@ def purge(
     layout = Layout(root)
     layout.read_snapshot()
     with ExitStack() as stack:
-        served = FileLock(layout.live / "serve.lock")
+        served = FileLock(layout.serve_lock)
         if not served.acquire(wait=False):
             raise LockedError(f"a `mirror serve` takes runs into `{layout.root}`: stop it, and purge again")
         stack.callback(served.release)

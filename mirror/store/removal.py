@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mirror.store import segments
+from mirror.store.blobs import blob_path
 from mirror.store.catalog import Catalog
 from mirror.store.disk import explained, write_durably
 from mirror.store.layout import Layout
@@ -45,10 +46,10 @@ def finish(layout: Layout, catalog: Catalog) -> None:
             segments.remove_readonly(layout.root / path)
         for rid in noted["rids"]:
             shutil.rmtree(layout.live / str(rid), ignore_errors=True)
-            shutil.rmtree(layout.root / "exports" / str(rid), ignore_errors=True)
-            (layout.live / "sweeps" / f"{rid}.jsonl").unlink(missing_ok=True)
+            shutil.rmtree(layout.exports / str(rid), ignore_errors=True)
+            (layout.sweeps / f"{rid}.jsonl").unlink(missing_ok=True)
         for sha256 in noted["blobs"]:
-            (layout.blobs / sha256[:2] / sha256).unlink(missing_ok=True)
+            blob_path(layout.blobs, sha256).unlink(missing_ok=True)
         for path in layout.leases.glob("*.lock"):  # they name projects; one that is needed is made again
             lock = FileLock(path)
             if lock.acquire(wait=False):

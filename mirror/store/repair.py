@@ -19,6 +19,7 @@ from mirror.store import segments, versions
 from mirror.store.catalog import Catalog, FileRow, Identity, ItemIdentity, StreamState, iso, now
 from mirror.store.cells import fingerprint, rows_as_json
 from mirror.store.disk import sha256
+from mirror.store.health import intact
 from mirror.store.layout import Layout
 from mirror.store.locks import held
 from mirror.store.metrics import MetricStats
@@ -101,7 +102,7 @@ def repair(root: str | Path, *, progress: Callable[[Iterable[FileRow]], Iterable
     with Mender(layout.root) as writer:
         files = writer.catalog.files()
         report.files = len(files)
-        lost = [file for file in progress(files) if not _intact(layout, file)]
+        lost = [file for file in progress(files) if not intact(layout, file, deep=True)]
         if lost:
             report.lost = [file.path for file in lost]
             with held(layout.commit_lock), writer.catalog.transaction():
@@ -129,11 +130,6 @@ def _catalog_works(layout: Layout) -> bool:
         if "damaged" in str(e):
             return False
         raise
-
-
-def _intact(layout: Layout, file: FileRow) -> bool:
-    path = layout.root / file.path
-    return path.is_file() and path.stat().st_size == file.bytes and sha256(path) == file.sha256
 
 
 # -- a new catalog out of the files ------------------------------------------------------------------------
@@ -205,14 +201,7 @@ def _found(layout: Layout) -> list[FileRow]:
 
 
 def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> None:
-    rows: dict[int, dict[str, Any]] = {}
-    counts: dict[str, int] = {}
-    for file in files:
-        if file.table == "runs" and (layout.root / file.path).exists():
-            for row in pq.read_table(layout.root / file.path).to_pylist():
-                counts["runs"] = counts.get("runs", 0) + 1
-                if row["gen"] > rows.get(row["rid"], {"gen": 0})["gen"]:
-                    rows[row["rid"]] = row
+    rows = _newest(layout, files, "runs")
     for table in ("config", "summary", "metric", "runs", *ITEM_TABLES, "artifact_entries", "artifact_uses"):
         # Whether rows of these tables are all live is not worth finding out: readers may look.
         catalog.supersede(table, 1)
@@ -231,6 +220,7 @@ def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> Non
             versions.digest(run),
         )
         identity.deleted_at = iso(row["deleted_at"])
+        identity.origin, identity.merged_into = row.get("origin"), row.get("merged_into")
         catalog.save_run(identity)
         for stream, state in _states(row).items():
             if state.gen:
@@ -238,7 +228,7 @@ def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> Non
                 catalog.save_stream(rid, stream, fingerprinted)
     _restore_dead_generations(layout, catalog, files)
     for table in ITEM_TABLES:
-        _restore_items(layout, catalog, table, [f for f in files if f.table == table])
+        _restore_items(catalog, table, _newest(layout, files, table))
     projects: dict[tuple[str, str, str], int] = {}
     for file in files:
         if file.table == "projects" and (layout.root / file.path).exists():
@@ -249,13 +239,18 @@ def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> Non
         catalog.save_project(source, entity, project, gen, "")
 
 
-def _restore_items(layout: Layout, catalog: Catalog, kind: str, files: list[FileRow]) -> None:
+def _newest(layout: Layout, files: list[FileRow], table: str) -> dict[int, dict[str, Any]]:
+    """rid -> the row of the highest gen, in a table that has one row per version."""
     rows: dict[int, dict[str, Any]] = {}
     for file in files:
-        if (layout.root / file.path).exists():
+        if file.table == table and (layout.root / file.path).exists():
             for row in pq.read_table(layout.root / file.path).to_pylist():
                 if row["gen"] > rows.get(row["rid"], {"gen": 0})["gen"]:
                     rows[row["rid"]] = row
+    return rows
+
+
+def _restore_items(catalog: Catalog, kind: str, rows: dict[int, dict[str, Any]]) -> None:
     for rid, row in rows.items():
         key = ItemKey(row["source"], row["storage_id"], row["entity"], row["project"])
         gens = {name: row[name] for name in ("entries_gen", "uses_gen") if name in row}

@@ -107,6 +107,12 @@ def fetch_files(client: Client, key: RunKey, first: Manifest) -> Manifest:
 
 def find_files(client: Client, key: RunKey, names: Sequence[str]) -> dict[str, str]:
     """Where to download files of a run, by name; those that are gone are left out."""
+    found = find_manifest(client, key.entity, key.project, key.run_id, names)
+    return {name: url for name, url in found.download_urls.items() if url and name in set(names)}
+
+
+def find_manifest(client: Client, entity: str, project: str, run_id: str, names: Sequence[str]) -> Manifest:
+    """A manifest of those files of a run that have these names."""
 
     def build(f: Fields) -> str:
         return (
@@ -116,23 +122,8 @@ def find_files(client: Client, key: RunKey, names: Sequence[str]) -> dict[str, s
             f" files(names: $files, first: $first) {_files(f)} }} }} }}"
         )
 
-    variables = {"entity": key.entity, "project": key.project, "name": key.run_id, "files": list(names)}
-    data, _ = client.ask(build, variables | {"first": len(names)})
-    found = _manifest(((data.get("project") or {}).get("run") or {}).get("files"))
-    return {name: url for name, url in found.download_urls.items() if url and name in set(names)}
-
-
-def find_file(client: Client, entity: str, project: str, run_id: str, name: str) -> Manifest:
-    """A manifest with one file of a run, or with none."""
-
-    def build(f: Fields) -> str:
-        return (
-            "query RunFile($entity: String!, $project: String!, $name: String!, $files: [String])"
-            " { project(name: $project, entityName: $entity) { run(name: $name) {"
-            f" files(names: $files, first: 1) {_files(f)} }} }} }}"
-        )
-
-    data, _ = client.ask(build, {"entity": entity, "project": project, "name": run_id, "files": [name]})
+    variables = {"entity": entity, "project": project, "name": run_id, "files": list(names), "first": len(names)}
+    data, _ = client.ask(build, variables)
     return _manifest(((data.get("project") or {}).get("run") or {}).get("files"))
 
 

@@ -7,10 +7,11 @@ last row included (the real rule is not known; clients ask for more than a range
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from mirror.errors import UsageError
+from mirror.query.samples import having, thinned
 from mirror.records import Stream
 from mirror.server.history import small_runs
 from mirror.server.history.keys import KeyCatalogue, from_metrics
@@ -200,16 +201,6 @@ def read(shelf: Shelf, place: Place, stream: Stream, condition: str, keys: list[
     return list(rows_as_json(shelf.connect().sql(query, params=parameters).to_arrow_table()))
 
 
-def thinned(items: Sequence[Any], samples: int) -> list[Any]:
-    """At most `samples` of the items, evenly spread, the first and the last among them."""
-    n = len(items)
-    if n <= samples:
-        return list(items)
-    if samples == 1:
-        return [items[0]]
-    return [items[round(i * (n - 1) / (samples - 1))] for i in range(samples)]
-
-
 def sampled(look: Look, found: Found, spec: str, start: int = 0) -> list[dict[str, Any]]:
     """Rows that have all the keys of a spec `{"keys": [..], "samples": n, "minStep": a, "maxStep": b}`, with
     these keys only; maxStep is inclusive here. `{}` asks for none: the SDK sends it where it only
@@ -230,35 +221,4 @@ def sampled(look: Look, found: Found, spec: str, start: int = 0) -> list[dict[st
     if low is not None and high is not None and samples >= high - low:
         samples = total  # as in `rows`
     texts = rows(look, found, "history", min_step=low, max_step=high, samples=total, start=start)
-    return thinned(list(_having(texts, keys)), samples)
-
-
-def _having(texts: Sequence[str], keys: list[str]) -> Iterator[dict[str, Any]]:
-    for text in texts:
-        row = parse_row(text)
-        found = {}
-        for key in keys:
-            value = _value(row, key)
-            if value is _MISSING:
-                break
-            found[key] = value
-        else:
-            yield found
-
-
-_MISSING = object()
-
-
-def _value(row: dict[str, Any], key: str) -> Any:
-    """A key of a row; nested dictionaries are asked for by dotted keys, a literal dotted key comes first."""
-    if key in row:
-        return row[key]
-    head, dot, rest = key.partition(".")
-    while dot:
-        if isinstance(row.get(head), dict):
-            found = _value(row[head], rest)
-            if found is not _MISSING:
-                return found
-        more, dot, rest = rest.partition(".")
-        head = f"{head}.{more}"
-    return _MISSING
+    return thinned(list(having(map(parse_row, texts), keys)), samples)

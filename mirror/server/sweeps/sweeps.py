@@ -137,7 +137,7 @@ class Sweeps:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._folder: Path = home.layout.live / "sweeps"
+        self._folder: Path = home.layout.sweeps
         self._lock = threading.RLock()
         self._searches: dict[int, _Search] = {}
         self._rng = np.random.default_rng()
