@@ -22,9 +22,14 @@ create table runs (                     -- Identities: a rid is given once and n
   checked_at  text,                     -- when the run was last compared in full with its source
   missing     integer not null default 0,  -- complete listings in a row that lacked the run
   deleted_at  text,                     -- when the run was found gone at its source
+  origin      text,                     -- JSON: stream -> source, for streams that another source gave
+  merged_into integer,                  -- rid of the run under which this copy of it is shown
+  judged      text,                     -- state of this copy and of runs it may be one of when they were last compared
   unique (source, storage_id)
 );
 create index runs_by_project on runs (source, entity, project);
+create index runs_by_id on runs (project, run_id);
+create index runs_merged on runs (merged_into) where merged_into is not null;
 
 create table items (                    -- Identities of sweeps, collections, artifacts and reports, numbered with the runs.
   rid            integer primary key,   -- the number all tables use

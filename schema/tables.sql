@@ -42,6 +42,7 @@ create table runs (                    -- One row per version of a run: its attr
   fork_run_id       varchar,           -- run id of the run this one was forked from
   fork_step         bigint,            -- last step it shares with that run
   origin            varchar,           -- JSON: stream -> source, for streams that another source gave; null: all its own
+  merged_into       bigint,            -- rid of the run under which this copy of it is shown; null: shown itself
   config_gen        bigint not null,   -- live version of the run's rows in `config`
   summary_gen       bigint not null,   -- live version of the run's rows in `summary`
   metric_gen        bigint not null,   -- live version of the run's rows in `metric`

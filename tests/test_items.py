@@ -200,6 +200,10 @@ def test_a_store_of_the_first_release_is_upgraded(tmp_path: Path) -> None:
         db.execute("drop table items")
         for column in ("missing", "deleted_at"):
             db.execute(f"alter table projects drop column {column}")
+        db.execute("drop index runs_by_id")
+        db.execute("drop index runs_merged")
+        for column in ("origin", "merged_into", "judged"):
+            db.execute(f"alter table runs drop column {column}")
         db.execute("update meta set value = '1' where key = 'schema_version'")
     put(root, REPORT)
     assert len(rows(root, "select * from reports")) == 1

@@ -38,6 +38,7 @@ class Place(NamedTuple):
     logs_rows: int
     created_at: int | None
     deleted_at: int | None
+    merged_into: int | None = None
 
     @property
     def key(self) -> RunKey:
@@ -98,9 +99,9 @@ class Index:
     # -- asking -------------------------------------------------------------------------------------------
 
     def get(self, rid: int) -> Place | None:
-        """The run, if it is there and not deleted."""
+        """The run, if it is there, not deleted, and no copy of another one."""
         found = self.places.get(rid)
-        return found if found and found.deleted_at is None else None
+        return found if found and found.deleted_at is None and found.merged_into is None else None
 
     def find(self, entity: str, project: str, run_id: str) -> list[Place]:
         """Runs of that path in all sources, deleted ones left out."""
@@ -126,8 +127,8 @@ class Index:
 
 
 def _read(layout: Layout, path: str) -> Iterator[Place]:
-    names = Place._fields
-    rows = pq.read_table(layout.root / path, columns=list(names))
+    rows = pq.read_table(layout.root / path, columns=list(Place._fields))
+    names = rows.column_names  # all but the last one in files of earlier releases
     columns: list[list[Any]] = []
     for name in names:
         column = rows[name]

@@ -38,7 +38,8 @@ class StreamState:
 
 @dataclass(frozen=True)
 class Known:
-    """What the catalog knows of a run; `history` and `system` are the generations that appends go to."""
+    """What the catalog knows of a run; `history`, `system` and `logs` are the generations that appends go to,
+    `elsewhere` the streams that another source gave."""
 
     rid: int
     key: RunKey
@@ -49,6 +50,7 @@ class Known:
     history: StreamState
     system: StreamState
     logs: StreamState = StreamState()
+    elsewhere: frozenset[str] = frozenset()
 
     @property
     def run_id(self) -> str:
@@ -70,6 +72,9 @@ class Identity:
     checked_at: str | None = None
     missing: int = 0
     deleted_at: str | None = None
+    origin: str | None = None
+    merged_into: int | None = None
+    judged: str | None = None
 
 
 @dataclass
@@ -224,7 +229,7 @@ class Catalog:
 
     _IDENTITY = (
         "rid, source, storage_id, entity, project, run_id, gen, config_gen, summary_gen, metric_gen, digest, "
-        "fingerprint, checked_at, missing, deleted_at"
+        "fingerprint, checked_at, missing, deleted_at, origin, merged_into, judged"
     )
 
     def _identity(self, row: Sequence[Any]) -> Identity:
@@ -261,19 +266,14 @@ class Catalog:
                 history=state(i.rid, "history"),
                 system=state(i.rid, "system"),
                 logs=state(i.rid, "logs"),
+                elsewhere=frozenset(json.loads(i.origin or "{}")),
             )
             for i in identities
         }
 
     def save_run(self, i: Identity) -> None:
-        k = i.key
-        self.db.execute(
-            f"insert or replace into runs ({self._IDENTITY}) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            [
-                i.rid, k.source, k.storage_id, k.entity, k.project, k.run_id, i.gen, i.config_gen, i.summary_gen,
-                i.metric_gen, i.digest, i.fingerprint, i.checked_at, i.missing, i.deleted_at,
-            ],
-        )  # fmt: skip
+        row = [i.rid, *i.key.__dict__.values(), *list(i.__dict__.values())[2:]]
+        self.db.execute(f"insert or replace into runs ({self._IDENTITY}) values ({','.join('?' * len(row))})", row)
 
     def live_gen(self, rid: int) -> int:
         row = self.db.execute("select gen from runs where rid = ?", [rid]).fetchone()
@@ -410,7 +410,10 @@ class Catalog:
         """Tables in which readers must look for the live rows."""
         found = {t for (t,) in self.db.execute("select tbl from superseded where rows > 0")}
         dead = self.db.execute("select distinct stream from streams where live = 0 and rows > 0")
-        return found | {STREAM_TABLE[stream] for (stream,) in dead}
+        found |= {STREAM_TABLE[stream] for (stream,) in dead}
+        if self.db.execute("select 1 from runs where merged_into is not null").fetchone():
+            found |= {"runs", "config", "summary", "metric", *STREAM_TABLE.values()}
+        return found
 
     def last_snapshot(self) -> tuple[int, str]:
         row = self.db.execute("select id, at from snapshots order by id desc limit 1").fetchone()

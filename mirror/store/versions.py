@@ -22,7 +22,7 @@ _ATTRIBUTES = [
     "exit_code", "fork_run_id", "fork_step", "origin",
 ]  # fmt: skip
 
-_ADDED_LATER = ("fork_run_id", "fork_step", "origin")
+_ADDED_LATER = ("fork_run_id", "fork_step")
 """Attributes that count only where they are set, so that a run's digest stays the one of earlier releases."""
 
 
@@ -43,7 +43,7 @@ def digest(run: Run) -> str:
     def of(value: object) -> str:
         return hashlib.blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
-    skipped = {"config", "summary", "metadata", "key"}
+    skipped = {"config", "summary", "metadata", "key", "origin"}
     attributes = [
         (f.name, value)
         for f in fields(run)
@@ -97,6 +97,8 @@ def _run_row(version: Version) -> dict[str, Any]:
         "project": key.project,
         "run_id": key.run_id,
         "storage_id": key.storage_id,
+        "origin": i.origin,
+        "merged_into": i.merged_into,
         "tags": list(run.tags),
         "config_raw": run.config,
         "summary_raw": run.summary,

@@ -81,11 +81,12 @@ def create(
         db.execute(f"create view raw.{name} as {body}")
     for name in _HIGHEST:
         held = snapshot["tables"].get(name, {"superseded": False})
+        shown = " where r.merged_into is null" if name == "runs" else ""
         db.execute(
             f"create view raw.{name}_live as select * from raw.{name}"
             if not held["superseded"] and name not in extra
             else f"create view raw.{name}_live as select r.* from raw.{name} r semi join "
-            f"(select rid, max(gen) as gen from raw.{name} group by rid) m on m.rid = r.rid and m.gen = r.gen"
+            f"(select rid, max(gen) as gen from raw.{name} group by rid) m on m.rid = r.rid and m.gen = r.gen{shown}"
         )
     script = text("schema", "views.sql")
     db.execute(script.replace("create view raw.live", "create table raw.live") if materialise else script)

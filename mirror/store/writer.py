@@ -6,6 +6,7 @@ How a commit does that is told in commit.py.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 import uuid
@@ -149,7 +150,7 @@ class Writer:
         """Every run the mirror holds of a project, by storage id: what a plan is made from."""
         return self.catalog.known(source, entity, project)
 
-    def state(self, key: RunKey, stream: Stream) -> StreamState:
+    def state(self, key: RunKey, stream: Stream | str) -> StreamState:
         """The generation of the stream that appends go to; zero rows if there is none yet."""
         return self._opened(key).streams.get(stream, StreamState())
 
@@ -391,6 +392,20 @@ class Writer:
     def _put_row(self, table: str, row: dict[str, Any]) -> None:
         self._batch.rows.setdefault(table, []).append(pa.Table.from_pylist([row], schema=tables()[table]))
 
+    def show(self, key: RunKey, **said: str | int | None) -> None:
+        """Say how a run that is held twice is shown: `origin`, `merged_into`, `judged` as in the catalog's `runs`."""
+        found = self._opened(key)
+        for name, value in said.items():
+            found.document_changed |= name != "judged" and getattr(found.identity, name) != value
+            setattr(found.identity, name, value)
+        self._save_later(found.identity)
+
+    def is_own(self, key: RunKey, stream: str) -> None:
+        """What comes of this stream from now on is of the run's own source, whatever gave it before."""
+        held = json.loads(self._opened(key).identity.origin or "{}")
+        if held.pop(stream, None):
+            self.show(key, origin=json.dumps(held) if held else None)
+
     # -- gone, failing, done ------------------------------------------------------------------------------
 
     def missed(self, key: RunKey) -> int:
@@ -423,21 +438,9 @@ class Writer:
             self._put_failure(Failure(key, stage, "", 0, now()))
 
     def _put_failure(self, f: Failure) -> None:
-        self._put_row(
-            "quarantine",
-            {
-                "rid": self._opened(f.key).identity.rid,
-                "source": f.key.source,
-                "entity": f.key.entity,
-                "project": f.key.project,
-                "run_id": f.key.run_id,
-                "stage": f.stage,
-                "error": f.error,
-                "attempts": f.attempts,
-                "next_try": f.next_try,
-                "failed_at": now(),
-            },
-        )
+        who = {n: getattr(f.key, n) for n in ("source", "entity", "project", "run_id")}
+        said = {n: getattr(f, n) for n in ("stage", "error", "attempts", "next_try")}
+        self._put_row("quarantine", {"rid": self._opened(f.key).identity.rid, **who, **said, "failed_at": now()})
 
     def log_sync(self, report: SyncReport) -> None:
         """Keep the outcome of a sync. One that changed nothing and failed nowhere only moves the project's
