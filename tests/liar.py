@@ -94,7 +94,7 @@ class Liar:
                 if action.promise:
                     self.close_connection = True
 
-            do_GET = do_POST = _serve
+            do_GET = do_POST = do_PUT = _serve
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -287,7 +287,7 @@ class Transport:
                         raise TransientSourceError(f"`{self.base_url}` keeps answering 429: try again later")
                     continue
                 if status >= 400 and status not in _NO_RETRY:
-                    raise TransientSourceError(f"`{self.base_url}` answers {status}{_reason(content)}: try again later")
+                    raise TransientSourceError(f"`{self.base_url}` answers {status}{reason(content)}: try again later")
                 return answer(status, content, told)
             except TransientSourceError:
                 attempt += 1
@@ -310,7 +310,7 @@ class Transport:
             with self._session.request(
                 method,
                 url,
-                data=file or body,
+                data=file if callable(body) else body,
                 headers=dict(headers) if body else None,
                 auth=self._auth,
                 timeout=self._timeout,
@@ -377,7 +377,8 @@ def _errors(reply: Any) -> list[dict[str, Any]]:
     return [e if isinstance(e, dict) else {"message": _text(e)} for e in errors]
 
 
-def _reason(content: bytes) -> str:
+def reason(content: bytes) -> str:
+    """What an answer says of its error, in brackets; empty if it says nothing."""
     try:
         errors = _errors(loads(content))
     except ValueError:
