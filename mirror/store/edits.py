@@ -46,7 +46,7 @@ def edited_runs(opened: Iterable[OpenRun], committer: Committer) -> Iterator[Edi
     found = [(one.identity, one.run) for one in opened if one.document_changed and one.run is not None]
     for start in range(0, len(found), _TOGETHER):
         part = found[start : start + _TOGETHER]
-        held = {row["rid"]: row for row in committer.held_runs([i for i, _ in part if i.gen])}
+        held = committer.held_runs([i for i, _ in part if i.gen])
         for identity, run in part:
             row = held.get(identity.rid)
             before = None if row is None else run_of(row)

@@ -58,7 +58,7 @@ def write_segment(
         if table in ORDER:
             data = data.sort_by([(column, "ascending") for column in ORDER[table]])
     footer = {
-        "rids": rid_ranges(data["rid"].to_numpy()) if "rid" in data.column_names else [],
+        "rids": rid_ranges(data["rid"].drop_null().to_numpy()) if "rid" in data.column_names else [],
         "identities": [list(i) for i in identities],
         "streams": _stream_extents(data) if table in CELL_TABLES else [],
         "replaces": [],
