@@ -224,7 +224,8 @@ class Session:
         workers = self.options.workers
         budget = Budget(self.stop)
         self.progress.asking(lambda: budget.pause)
-        transport = Transport(server, credential, budget=budget, connections=3 * workers + 4)
+        timeout = _timeout(self._environ)
+        transport = Transport(server, credential, budget=budget, connections=3 * workers + 4, timeout=timeout)
         return WandbSource(
             Client(transport), page_rows=self.options.page_rows, downloads=2 * workers, open_export=Export
         )
@@ -275,6 +276,18 @@ class Session:
         )
         left = [run for run in found.runs if not _excluded(run.key.path, self.options.exclude)]
         return found if len(left) == len(found.runs) else replace(found, runs=left, everything=False)
+
+
+def _timeout(environ: Mapping[str, str]) -> float:
+    """Seconds a server may say nothing: WANDB_HTTP_TIMEOUT, which W&B's SDK obeys as well, else a minute."""
+    text = environ.get("WANDB_HTTP_TIMEOUT") or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < 1e6:
+        raise UsageError(f"WANDB_HTTP_TIMEOUT is `{text}`: set it to a number of seconds, or unset it")
+    return seconds
 
 
 def _excluded(path: str, globs: Sequence[str]) -> bool:
