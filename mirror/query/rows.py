@@ -52,12 +52,13 @@ def stretches(
     min_step: int | None = None,
     max_step: int | None = None,
     keys: Sequence[str] | None = None,
+    first_row: int = 0,
 ) -> Iterator[pyarrow.Table]:
     """The cells (key, path_id, row, step, kind, v, j) of the same rows, in pieces of a bounded size that hold whole
-    rows; pieces follow in order of row, the cells of a piece in any order."""
+    rows; pieces follow in order of row, the cells of a piece in any order. Rows before `first_row` are left out."""
     with asking(reader) as connection:
         conditions, params = ["gen = ?"], [generation(connection, rid, stream)]
-        for condition, value in (("step >= ?", min_step), ("step < ?", max_step)):
+        for condition, value in (("step >= ?", min_step), ("step < ?", max_step), ("row >= ?", first_row or None)):
             if value is not None:
                 conditions.append(condition)
                 params.append(value)
