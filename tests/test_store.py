@@ -629,6 +629,21 @@ def test_repair_marks_runs_that_lost_rows(tmp_path: Path) -> None:
         assert w.known("lab", "me", "digits")["storage-1"].fingerprint is None
 
 
+def test_rows_that_were_started_over_within_one_commit_are_gone(tmp_path: Path) -> None:
+    """A history that came on one road and, since it did not add up, anew on another."""
+    root = tmp_path / "m"
+    with Writer(root) as w:
+        w.put_run(run())
+        w.append(key(), "history", rows(2))
+        w.begin(key(), "history")
+        w.append(key(), "history", rows(5))
+        w.publish(key(), "history", Fetched("history", "rows", got=5, total=5))
+    with Reader(root) as reader:
+        for table in ("raw.history_live", "history"):
+            held = reader.connect().execute(f"select count(*) from {table} where key = '_step'").fetchone()
+            assert held == (5,), table
+
+
 def test_repair_starts_a_half_fetched_generation_over(tmp_path: Path) -> None:
     root = tmp_path / "m"
     content = _filled(root)

@@ -280,9 +280,10 @@ class Writer:
             found.changed.add(stream)
 
     def _drop_buffered(self, found: OpenRun, stream: Stream) -> None:
-        """Rows of an unpublished generation that never reached a segment need not do so any more."""
+        """Rows of an unpublished generation that never reached a segment need not do so any more. A first one that was
+        never committed is known to no catalog, so that nothing would tell readers to leave its rows out."""
         state = found.streams.get(stream)
-        if state and state.pending:
+        if state and (state.pending or stream not in found.live):
             for (table, _), parts in self._batch.cells.items():
                 if table == STREAM_TABLE[stream]:
                     parts[:] = [p for p in parts if p[:2] != (found.identity.rid, state.gen)]
@@ -353,12 +354,19 @@ class Writer:
             state, gen=state.gen + 1, rows=len(entries), last_fingerprint=new
         ))  # fmt: skip
 
-    def put_blobs(self, key: RunKey, held: Mapping[str, str]) -> None:
-        """Note which blobs (sha256) hold the bytes of a run's files, by name. The manifest must be committed."""
+    def put_blobs(self, key: RunKey | ItemKey, held: Mapping[str, FileEntry]) -> None:
+        """Note which blobs (`sha256`) hold the bytes of a run's files or an artifact's entries, by name. Files of runs
+        are replaced as a whole: they may have changed since the manifest came. The manifest must be committed."""
+        if isinstance(key, ItemKey):
+            self._lease_for(key)
+            hashes = {name: str(entry.sha256) for name, entry in held.items()}
+            self._buffered += self._items.hold(key, hashes, self._batch)
+            self._flush_if_due()
+            return
         state = self._opened(key).streams.get("files", StreamState())
         rows = self._committer.read("files", [self._opened(key).identity.rid], [state.gen]).to_pylist()
         entries = [{n: v for n, v in row.items() if n not in ("rid", "gen")} for row in rows]
-        self.put_files(key, [FileEntry(**e | {"sha256": held.get(e["name"], e["sha256"])}) for e in entries])
+        self.put_files(key, [held.get(e["name"]) or FileEntry(**e) for e in entries])
 
     def _held_files(self, key: RunKey, state: StreamState) -> dict[tuple[str, int | None, str | None], str]:
         """(name, size, md5) -> sha256 of a run's files whose bytes are held."""
