@@ -1,10 +1,33 @@
-"""Files with slow tests go first, so that no worker is left alone with one of them at the end."""
+"""Fixtures of the sync tests, and the order of files: those with slow tests go first, so that no worker is left alone
+with one of them at the end."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from serving import Server, serving
+from syncing import Copy, Proxy, proxied
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An empty server; modules that need another one have a fixture of their own."""
+    with serving(tmp_path_factory.mktemp("served") / "mirror") as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with proxied(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
+    return Copy(tmp_path / "copy", proxy.url, server.key)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -107,7 +107,8 @@ class Proxy(Liar):
         )  # fmt: skip
         body: Any = answer.content
         if request.path == "/graphql" and answer.ok:
-            body = self.after(request, answer.json())
+            # Files are to be fetched through the proxy, too.
+            body = self.after(request, json.loads(answer.text.replace(self._behind.url, self.url)))
         kept = {k: v for k, v in answer.headers.items() if k.lower() in ("location", "mirror-store")}
         return body if isinstance(body, Answer) else Answer(answer.status_code, body, kept)
 

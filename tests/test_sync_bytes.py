@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from liar import Answer, Request
 from serving import Server, serving
-from syncing import Copy, Proxy, proxied
+from syncing import Copy, Proxy
 
 import mirror
 
@@ -52,17 +50,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         yield server
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as proxy:
-
-        def through_the_proxy(request: Request, body: Any) -> Any:
-            return json.loads(json.dumps(body).replace(server.url, proxy.url))
-
-        proxy.after = through_the_proxy
-        yield proxy
 
 
 def held(copy: Copy) -> dict[str, bytes]:

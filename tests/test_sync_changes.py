@@ -5,34 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from liar import Action, Request
-from serving import Server, serving
-from syncing import Copy, Proxy, log_run, logged, operation_of, proxied, same, sampled
+from serving import Server
+from syncing import Copy, Proxy, log_run, logged, operation_of, same, sampled
 
 from mirror.records import Fetched
 from mirror.store import LOCAL_SOURCE, Writer
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("served") / "mirror") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
-    return Copy(tmp_path / "copy", proxy.url, server.key)
 
 
 def rewrite(server: Server, project: str, run_id: str, rows: list[dict[str, Any]]) -> None:

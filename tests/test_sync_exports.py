@@ -13,7 +13,7 @@ import pytest
 import requests
 from liar import Answer, Request
 from serving import Server, serving
-from syncing import Copy, Proxy, log_run, operation_of, proxied, same
+from syncing import Copy, Proxy, log_run, operation_of, same
 
 from mirror.records import Fetched, Run, RunKey
 from mirror.store import Writer
@@ -52,17 +52,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         exported(server, "plain")
         log_run(server, "nested", "r1", [row | {"d": {"a": 1}, "nil": None} for row in metrics(6000)])
         yield server
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as proxy:
-
-        def through_the_proxy(request: Request, body: Any) -> Any:
-            return json.loads(json.dumps(body).replace(server.url, proxy.url))
-
-        proxy.after = through_the_proxy
-        yield proxy
 
 
 def exported(server: Server, project: str) -> None:

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-import pytest
 from liar import Action, Answer, Request
-from serving import Server, serving
-from syncing import Copy, Proxy, log_run, logged, proxied
+from serving import Server
+from syncing import Copy, Proxy, log_run, logged
 from test_sync_run import upload
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("served") / "mirror") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
-    return Copy(tmp_path / "copy", proxy.url, server.key)
 
 
 def write(server: Server, project: str, run: str, lines: list[str], offset: int = 0, **more: Any) -> None:

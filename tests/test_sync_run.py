@@ -9,31 +9,13 @@ import pty
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import pytest
 import requests
-from serving import Server, serving
+from serving import Server
 from syncing import Copy, Proxy, log_run, logged, proxied, same, sampled
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("served") / "mirror") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
-    return Copy(tmp_path / "copy", proxy.url, server.key)
 
 
 def test_runs_with_everything_they_have(server: Server, copy: Copy) -> None:

@@ -26,17 +26,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
-    return Copy(tmp_path / "copy", proxy.url, server.key)
-
-
 def lines(done: Done) -> list[str]:
     return [line for line in done.stderr.splitlines() if line]
 
