@@ -21,6 +21,7 @@ _COMMANDS = {
     "translate": ("translate", "Print a filter of wandb.Api().runs as SQL."),
     "plot": ("plot", "Plot a metric over runs, on the terminal or as a picture."),
     "query": ("query", "Run a saved query: leaderboard, learning curves, ..."),
+    "changes": ("changes", "List what syncs saw change at the source."),
     "status": ("status", "Say what is mirrored, how fresh and how complete."),
     "serve": ("serve", "Serve the mirror to W&B's SDK: unchanged scripts read from it and log into it."),
     "demo": ("demo", "Show everything in a minute, on this machine alone."),

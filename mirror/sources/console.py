@@ -126,7 +126,8 @@ class ConsoleReader:
 
     def no_file(self) -> None:
         if self._said is not None and self._come < self._said:
-            self.fail(f"incomplete: {self._come} console lines came, the server says it has {self._said}")
+            error = f"incomplete: {self._come} console lines came, the server says it has {self._said}"
+            self._steps.append(Trouble(self.key, "logs", error, doubtful=True))
 
     def take(self, file: BinaryIO) -> Iterator[Step]:
         """The lines of the file, in place of all that are held."""

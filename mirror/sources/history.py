@@ -33,9 +33,9 @@ _Flow: TypeAlias = Generator["Scan | Unranged", tuple[Range | None, RowsAnswer],
 
 class HistoryReader:
     """Reads one history. `question` says what to ask next (None: done), `answer` takes the reply; what was
-    read gathers in `steps`. `page_rows` bounds the rows of a page."""
+    read gathers in `steps`. `page_rows` bounds the rows of a page, `noted_shape` is the `shape` of what is held."""
 
-    def __init__(self, wanted: Wanted, run: Run, page_rows: int, steps: list[Step]) -> None:
+    def __init__(self, wanted: Wanted, run: Run, page_rows: int, steps: list[Step], noted_shape: str = "") -> None:
         self.key = run.key
         self.steps = steps
         self.row_bytes: float = _ROW_BYTES
@@ -46,6 +46,7 @@ class HistoryReader:
         self.row_bytes = self._catalogue.row_bytes(self._said) or _ROW_BYTES
         self._most = page_rows
         self._page_rows = page_rows
+        self._noted_shape = self.shape = noted_shape
         self._total = 0
         self._emitted = 0
         self._good_pages = 0
@@ -140,7 +141,7 @@ class HistoryReader:
     # -- the roads ----------------------------------------------------------------------------------------
 
     def _read(self) -> Generator[Scan | Unranged, tuple[Range | None, RowsAnswer], None]:
-        if self._held.rows and (yield from self._tail()):
+        if self._held.rows and not self._reshaped and (yield from self._tail()):
             return self._done(f"{self._road}, rows" if self._road else "rows")
         if self._held.rows:
             self._restart()
@@ -151,6 +152,12 @@ class HistoryReader:
         if (self._catalogue.last_step or END) < _WALK_WIDTH * _WALK_PAGES and (yield from self._walk()):
             return self._done("rows, walked")
         return self._incomplete()
+
+    @property
+    def _reshaped(self) -> bool:
+        """As many rows as are held, but others: a rewind, or a past that was written anew."""
+        before, now = self._noted_shape, self._catalogue.shape
+        return bool(before and now and before != now) and self._held.rows == self._said and not self._held.pending
 
     def _tail(self) -> _Flow:
         """Go on after the last row held; False if it is not there any more or the count does not add up."""
@@ -262,6 +269,7 @@ class HistoryReader:
     def _done(self, road: str) -> None:
         total = self._total if self._said is not None else None
         note = None if self._said is not None else "the server does not say how many rows there are"
+        self.shape = self._catalogue.shape if self._total == self._said else ""
         fetched = Fetched("history", road, got=self._total, total=total, complete=True, note=note)
         self.steps.append(HistoryRead(self.key, fetched))
 

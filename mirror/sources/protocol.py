@@ -175,11 +175,13 @@ class SystemMetrics:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A part of a run could not be read (`stage`: documents, files, history, system, logs)."""
+    """A part of a run could not be read (`stage`: documents, files, history, system, logs). `doubtful` if the source
+    may just be wrong about what it has, so that trying for ever would not help."""
 
     key: RunKey
     stage: str
     error: str
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)

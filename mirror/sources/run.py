@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from mirror.errors import SourceError
 from mirror.records import Fetched, Run
 from mirror.sources.console import ConsoleReader
@@ -16,6 +18,26 @@ _EVENT_BYTES = 700
 """What a row of system metrics is taken for."""
 
 
+@dataclass(frozen=True)
+class Memo:
+    """What is noted with a run: digests of its list of files and of wandb-metadata.json, the shape of its history, and
+    how far the console was read (which may hold any character, so it comes last)."""
+
+    files: str = ""
+    shape: str = ""
+    metadata: str = ""
+    console: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.files}-{self.shape}.{self.metadata}.{self.console}"
+
+    @classmethod
+    def of(cls, text: str | None) -> Memo:
+        listed, metadata, console = [*(text or "").split(".", 2), "", "", ""][:3]
+        files, _, shape = listed.partition("-")
+        return cls(files, shape, metadata, console)
+
+
 class RunReader:
     """`ask` says what to ask of the server next (None: nothing), `answer` takes the reply; `take_steps` hands
     over what came, `finish` the rest. `manifest` and `memo` are set by whoever reads the files."""
@@ -24,15 +46,15 @@ class RunReader:
         self.wanted = wanted
         self.documents = documents
         self.manifest: Manifest | None = None
-        self.memo = ""
+        self.memo = Memo()
+        self.noted = Memo.of(wanted.memo)
         self._steps: list[Step] = []
-        self.history = HistoryReader(wanted, self.run, page_rows, self._steps)
+        self.history = HistoryReader(wanted, self.run, page_rows, self._steps, self.noted.shape)
         if "history" not in wanted.what:
             self.history.leave_out()
         self._events = self._events_wanted()
-        noted = (wanted.memo or "").split(".", 2)[2:]
         ended = self.run.state not in GOING_ON
-        self.console = ConsoleReader(wanted, self.run, noted[0] if noted else "", ended=ended, steps=self._steps)
+        self.console = ConsoleReader(wanted, self.run, self.noted.console, ended=ended, steps=self._steps)
         self._one_at_a_time = False
         self._gone = False
 
@@ -134,7 +156,8 @@ class RunReader:
         if self._gone:
             return [*self.take_steps(), Finished(self.run.key, gone=True)]
         missing = self.wanted.missing - self.wanted.what
+        memo = str(replace(self.memo, shape=self.history.shape, console=self.console.memo))
         return [
             *self.take_steps(),
-            Finished(self.run.key, self.documents.fingerprint, f"{self.memo}.{self.console.memo}", missing=missing),
+            Finished(self.run.key, self.documents.fingerprint, memo, missing=missing),
         ]

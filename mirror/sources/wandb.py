@@ -19,7 +19,7 @@ from mirror.records import Listing, Project
 from mirror.sources.console import LOG_FILE
 from mirror.sources.history import PAGE_BYTES
 from mirror.sources.protocol import Cells, Document, ExportLike, Finished, Manifest, Step, Trouble, Wanted
-from mirror.sources.run import GOING_ON, RunReader
+from mirror.sources.run import GOING_ON, Memo, RunReader
 from mirror.wandb import documents, listing, rows
 from mirror.wandb.client import Client, Viewer
 from mirror.wandb.exports import downloaded, find_exports
@@ -181,10 +181,10 @@ class WandbSource:
     def _metadata(self, reader: RunReader) -> Future[bytes | None] | None:
         """Complete the run's manifest; start to download wandb-metadata.json unless it is the one held."""
         manifest = first = reader.documents.manifest
-        seen, held = [*(reader.wanted.memo or "").split("."), "", ""][:2]
+        noted = reader.noted
         shown = _digest(first.count, [replace(f, url=None) for f in first.files])
-        if "files" not in reader.wanted.what or (reader.wanted.glance and shown == seen):
-            reader.memo = f"{seen}.{held}"
+        if "files" not in reader.wanted.what or (reader.wanted.glance and shown == noted.files):
+            reader.memo = noted
             return None
         if first.next_page is not None:
             try:
@@ -195,10 +195,10 @@ class WandbSource:
         reader.manifest = manifest
         entry = next((f for f in manifest.files if f.name == METADATA_FILE), None)
         version = _digest(entry.md5, entry.size, entry.updated_at) if entry else ""
-        reader.memo = f"{shown}.{version}"
+        reader.memo = Memo(files=shown, metadata=version)
         if log := next((f for f in manifest.files if f.name == LOG_FILE), None):
             reader.console.saw_file(_digest(log.md5, log.size, log.updated_at))
-        if entry is None or version == held:
+        if entry is None or version == noted.metadata:
             return None
         url = manifest.download_urls[METADATA_FILE]
         return self.downloads.submit(self.client.transport.download, url, limit=_METADATA_LIMIT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from mirror.errors import SourceError
 from mirror.records import Failure, RunKey
@@ -25,36 +24,44 @@ from mirror.sources.protocol import (
 from mirror.store import Reader, Writer
 from mirror.store.cells import CellBatch, fingerprint, rows_as_json
 from mirror.store.console import parsed
+from mirror.sync.changes import Changes
 from mirror.sync.feed import Ordered
 from mirror.sync.plan import remember
 from mirror.sync.quarantine import Quarantine, failure
 
 _BY_STEP = "in the order of steps: the wire does not tell in which order rows of different steps were logged"
 
+DOUBTFUL_TRIES = 3
+"""What a source may be wrong about is tried so often; then it is noted, and the run is not failed for it."""
+
+_STREAM_OF: dict[type, str] = {Manifest: "files", ConsoleLines: "logs", Cells: "history", SystemMetrics: "system"}
+"""Of which stream steps are that do not say it themselves."""
+
 
 @dataclass
 class _Current:
     """A run between its first step and `Finished`."""
 
-    troubles: dict[str, str] = field(default_factory=dict)
+    troubles: dict[str, Trouble] = field(default_factory=dict)
     by_step: bool = False
     changed: bool = False
 
 
 class Committer:
     """Applies steps. Afterwards `rows` were written, `done` runs are through, `changed` of them with changes,
-    `failures` are in quarantine."""
+    `failures` are in quarantine, and `notes` tell what has been tried often enough."""
 
-    def __init__(self, writer: Writer, quarantine: Quarantine, now: datetime) -> None:
+    def __init__(self, writer: Writer, quarantine: Quarantine, changes: Changes) -> None:
         self._writer = writer
         self._quarantine = quarantine
-        self._now = now
+        self._changes = changes
         self._current: dict[str, _Current] = {}
         self.rows = 0
         self.done = 0
         self.vanished = 0
         self.changed: set[str] = set()
         self.failures: list[Failure] = []
+        self.notes: list[str] = []
 
     def apply(self, step: Step, cells: Ordered | SourceError | None = None) -> None:
         """Put one step into the store. `cells` are the decoded rows of a `Rows` step."""
@@ -64,10 +71,12 @@ class Committer:
                 self._writer.put_run(step.run)
                 run.changed |= self._writer.is_changed(step.key)
             case Manifest():
+                before = self._writer.state(step.key, "files")
                 self._writer.put_files(step.key, step.files)
+                self._changes.files(step.key, before, self._writer.state(step.key, "files"))
                 run.changed |= self._writer.is_changed(step.key)
             case Trouble():
-                run.troubles.setdefault(step.stage, step.error)
+                run.troubles.setdefault(step.stage, step)
             case Finished():
                 self._finish(step, run)
             case Items():
@@ -99,7 +108,7 @@ class Committer:
 
     def _append(self, step: Rows, cells: Ordered | SourceError | None, run: _Current) -> None:
         if isinstance(cells, SourceError):
-            run.troubles["history"] = str(cells)
+            run.troubles["history"] = Trouble(step.key, "history", str(cells))
         elif cells is not None:
             self._writer.append(step.key, step.stream, cells.cells)
             run.by_step |= cells.by_step
@@ -134,8 +143,12 @@ class Committer:
         del self._current[step.key.storage_id]
         self.done += 1
         before: Mapping[str, Failure] = self._quarantine.of(step.key)
-        for stage, error in run.troubles.items():
-            failed = failure(step.key, stage, error, before.get(stage), self._now)
+        for stage, trouble in list(run.troubles.items()):
+            failed = failure(step.key, stage, trouble.error, before.get(stage), self._changes.at)
+            if trouble.doubtful and failed.attempts >= DOUBTFUL_TRIES:
+                del run.troubles[stage]
+                self.notes.append(f"{step.key.path}: {stage}: {trouble.error}")
+                continue
             self._writer.quarantine(failed)
             self.failures.append(failed)
         if step.gone:
@@ -146,5 +159,6 @@ class Committer:
                 self._writer.mended(step.key, stage)
         if not run.troubles and step.fingerprint is not None:
             self._writer.set_fingerprint(step.key, remember(step.fingerprint, step.memo, step.missing))
+        self._changes.finished(step.key)
         if run.changed:
             self.changed.add(step.key.storage_id)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from mirror.errors import SourceError
 from mirror.records import Item, Project
 from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
+from mirror.sync.gone import Gone, gone_items
 from mirror.wandb.artifacts import Listed, fetch_entries, fetch_uses, list_artifacts, list_collections
 from mirror.wandb.glance import kinds_there
 from mirror.wandb.reports import list_reports
 from mirror.wandb.sweeps import list_sweeps
 from mirror.wandb.transport import UnknownFields
 
-SEEN_GONE = 2
-"""Something is called deleted when so many complete listings in a row lacked it."""
 _TABLES = {"sweeps": ("sweeps",), "artifacts": ("artifact_collections", "artifacts"), "reports": ("reports",)}
 KINDS = tuple(_TABLES)
+
+NoteGone: TypeAlias = Callable[[str, set[str]], None]
+"""Takes a table and what a complete listing shows of it."""
 
 
 @dataclass
@@ -27,15 +30,20 @@ class ItemsOutcome:
     """How many items were `changed` or are `gone`, and what could not be read."""
 
     changed: int = 0
-    gone: int = 0
+    gone: Gone = field(default_factory=Gone)
     messages: list[str] = field(default_factory=list)
 
 
 def sync_items(
-    source: WandbSource, writer: Writer, project: Project, kinds: Iterable[str], stop: threading.Event
+    source: WandbSource, writer: Writer, project: Project, kinds: Iterable[str], stop: threading.Event, accept: bool
 ) -> ItemsOutcome:
-    """Bring a project's items of these kinds up to date. What cannot be read is said; the rest goes on."""
+    """Bring a project's items of these kinds up to date. What cannot be read is said; the rest goes on. With `accept`
+    any number of them may be gone."""
     outcome = ItemsOutcome()
+
+    def note_gone(table: str, seen: set[str]) -> None:
+        gone_items(writer, project, table, seen, outcome.gone, accept)
+
     readers = {"sweeps": _sweeps, "artifacts": _artifacts, "reports": _reports}
     try:
         there = kinds_there(source.client, project.entity, project.name)
@@ -47,31 +55,38 @@ def sync_items(
             break
         try:
             if there.get(kind):
-                readers[kind](source, writer, project, outcome, stop)
+                readers[kind](source, writer, project, outcome, stop, note_gone)
             elif kind in there:
                 for table in _TABLES[kind]:
-                    _note_gone(writer, project, table, set(), outcome)
+                    note_gone(table, set())
         except SourceError as e:
             if not isinstance(e.__cause__, UnknownFields):  # an old server, which has none of these
                 outcome.messages.append(f"{kind} could not be read: {e}")
+    outcome.messages += outcome.gone.messages
     return outcome
 
 
-def _sweeps(s: WandbSource, writer: Writer, project: Project, outcome: ItemsOutcome, stop: threading.Event) -> None:
+def _sweeps(
+    s: WandbSource, writer: Writer, project: Project, outcome: ItemsOutcome, stop: threading.Event, note_gone: NoteGone
+) -> None:
     found, listing = list_sweeps(s.client, project.entity, project.name)
     _put(writer, found, outcome)
     if listing.complete:
-        _note_gone(writer, project, "sweeps", {sweep.key.storage_id for sweep in found}, outcome)
+        note_gone("sweeps", {sweep.key.storage_id for sweep in found})
 
 
-def _reports(s: WandbSource, writer: Writer, project: Project, outcome: ItemsOutcome, stop: threading.Event) -> None:
+def _reports(
+    s: WandbSource, writer: Writer, project: Project, outcome: ItemsOutcome, stop: threading.Event, note_gone: NoteGone
+) -> None:
     found, listing = list_reports(s.client, project.entity, project.name)
     _put(writer, found, outcome)
     if listing.complete:
-        _note_gone(writer, project, "reports", {report.key.storage_id for report in found}, outcome)
+        note_gone("reports", {report.key.storage_id for report in found})
 
 
-def _artifacts(s: WandbSource, writer: Writer, project: Project, outcome: ItemsOutcome, stop: threading.Event) -> None:
+def _artifacts(
+    s: WandbSource, writer: Writer, project: Project, outcome: ItemsOutcome, stop: threading.Event, note_gone: NoteGone
+) -> None:
     collections, listing = list_collections(s.client, project.entity, project.name)
     _put(writer, collections, outcome)
     known = writer.items("artifacts", project.source, project.entity, project.name)
@@ -87,8 +102,8 @@ def _artifacts(s: WandbSource, writer: Writer, project: Project, outcome: ItemsO
             _put(writer, _complete(s, part, whole, outcome), outcome)
     if complete:
         gone = {c.key.storage_id for c in collections}
-        _note_gone(writer, project, "artifact_collections", gone, outcome)
-        _note_gone(writer, project, "artifacts", seen, outcome)
+        note_gone("artifact_collections", gone)
+        note_gone("artifacts", seen)
 
 
 _MANIFESTS_AT_ONCE = 16
@@ -130,13 +145,3 @@ def _put(writer: Writer, items: Iterable[Item], outcome: ItemsOutcome) -> None:
     for item in items:
         writer.put_item(item)
     outcome.changed += writer.changed_items - before
-
-
-def _note_gone(writer: Writer, project: Project, kind: str, seen: set[str], outcome: ItemsOutcome) -> None:
-    """Mark what two complete listings in a row lacked as deleted. Nothing that is held is removed."""
-    for storage_id, held in writer.items(kind, project.source, project.entity, project.name).items():
-        if storage_id in seen or held.deleted:
-            continue
-        if writer.missed_item(kind, held.key) >= SEEN_GONE:
-            writer.drop_item(kind, held.key)
-            outcome.gone += 1

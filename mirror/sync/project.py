@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mirror.errors import SourceError
@@ -13,17 +13,17 @@ from mirror.sources.parts import ALL, OF_RUNS
 from mirror.sources.protocol import Source
 from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
-from mirror.store.catalog import Known, now
+from mirror.store.catalog import now
 from mirror.sync.bytes import BytesOutcome, sync_bytes
+from mirror.sync.changes import Changes
 from mirror.sync.commit import Committer
 from mirror.sync.feed import Feed
-from mirror.sync.items import KINDS, SEEN_GONE, ItemsOutcome, sync_items
+from mirror.sync.gone import Gone, gone_runs
+from mirror.sync.items import KINDS, ItemsOutcome, sync_items
+from mirror.sync.moves import held_runs, put_project
 from mirror.sync.plan import Plan, make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.quarantine import Quarantine
-
-MOST_GONE = 0.1
-"""If a larger part of a project's runs is gone, somebody has to say that this is meant."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,18 @@ class Options:
 class Outcome:
     """What became of one project. `failures` are the runs now in quarantine, `waiting` those left alone until
     their next try, `missing` runs the next sync will call deleted if it does not find them either; `messages`
-    are what the user has to know."""
+    are what the user has to know, `notes` what he may want to."""
 
     report: SyncReport
     failures: Sequence[Failure] = ()
     waiting: Sequence[Failure] = ()
     missing: int = 0
     messages: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def ok(self) -> bool:
         return self.report.outcome == "ok"
-
-
-@dataclass
-class _Gone:
-    deleted: int = 0
-    missing: int = 0
-    refused: bool = False
-    messages: list[str] = field(default_factory=list)
 
 
 def sync_project(
@@ -89,55 +82,79 @@ def sync_project(
     assert project is not None, "a listing without a project has nothing to sync"
     with writer.lease(source.name, project.entity, project.name):
         quarantine = Quarantine(writer.quarantined(source.name, project.entity, project.name))
-        known = writer.known(source.name, project.entity, project.name)
+        known = held_runs(writer.catalog, listing)
         at = now()
         if not options.what & frozenset(OF_RUNS):
             listing = replace(listing, runs=[], everything=False)
         plan = make_plan(
             listing, known, quarantine, now=at, full=options.full, named=named is not None, what=options.what
         )
-        writer.put_project(project)
-        committer = Committer(writer, quarantine, at)
-        error = _fetch(source, plan, committer, options, progress, stop, f"{project.entity}/{project.name}")
-        interrupted = stop.is_set()
-        gone = _Gone()
-        if error is None and not interrupted:
-            for back in plan.back:
-                writer.set_fingerprint(back.key, back.fingerprint, checked_at=back.checked_at)
-            gone = _note_gone(writer, plan, listing, quarantine, options.accept_deletions)
-        items = ItemsOutcome()
-        if error is None and not interrupted and named is None and isinstance(source, WandbSource):
-            # Other sources hand these over with the runs that name them.
-            items = sync_items(source, writer, project, [kind for kind in KINDS if kind in options.what], stop)
-        fetched = BytesOutcome()
-        if error is None and not interrupted and options.files and isinstance(source, WandbSource):
+        changes = Changes(writer, known, at)
+        with changes.told():
+            put_project(writer, project, known, changes)
+            return _sync(
+                source, writer, listing, plan, quarantine, changes, options, progress, stop, started_at, asked_before,
+                named,
+            )  # fmt: skip
+
+
+def _sync(
+    source: Source,
+    writer: Writer,
+    listing: Listing,
+    plan: Plan,
+    quarantine: Quarantine,
+    changes: Changes,
+    options: Options,
+    progress: Progress,
+    stop: threading.Event,
+    started_at: datetime,
+    asked_before: tuple[int, int],
+    named: Sequence[str] | None,
+) -> Outcome:
+    project = listing.project
+    assert project is not None
+    committer = Committer(writer, quarantine, changes)
+    error = _fetch(source, plan, committer, options, progress, stop, f"{project.entity}/{project.name}")
+    interrupted = stop.is_set()
+    whole = error is None and not interrupted
+    gone, items, fetched = Gone(), ItemsOutcome(), BytesOutcome()
+    if whole:
+        for back in plan.back:
+            writer.set_fingerprint(back.key, back.fingerprint, checked_at=back.checked_at)
+        gone = gone_runs(writer, plan, listing, quarantine, changes, options.accept_deletions)
+    if whole and isinstance(source, WandbSource):  # other sources hand items over with the runs that name them
+        if named is None:
+            kinds = [kind for kind in KINDS if kind in options.what]
+            items = sync_items(source, writer, project, kinds, stop, options.accept_deletions)
+        if options.files:
             fetched = sync_bytes(source, writer, project, options.files, stop, named)
-        messages = [*gone.messages, *_unlisted(named, listing), *items.messages, *fetched.messages]
-        if error is not None:
-            messages.append(str(error))
-        partial = committer.failures or plan.waiting or gone.refused or len(messages) > len(gone.messages)
-        report = SyncReport(
-            source=source.name,
-            entity=project.entity,
-            project=project.name,
-            started_at=started_at,
-            finished_at=now(),
-            outcome="interrupted" if interrupted else "unreachable" if error else "partial" if partial else "ok",
-            runs_listed=len(listing.runs),
-            runs_new=sum(w.key.storage_id in committer.changed for w in plan.new),
-            runs_changed=len(committer.changed - {w.key.storage_id for w in plan.new}),
-            runs_gone=gone.deleted,
-            runs_failed=len({f.key.storage_id for f in committer.failures}),
-            items_changed=items.changed + items.gone,
-            rows=committer.rows,
-            requests=source.traffic.requests - asked_before[0],
-            bytes=source.traffic.bytes - asked_before[1],
-            message="; ".join(messages) or None,
-            incomplete=tuple(f.key.run_id for f in committer.failures if f.stage == "history"),
-        )
-        writer.log_sync(report)
-        writer.commit()
-    return Outcome(report, committer.failures, plan.waiting, gone.missing, messages)
+    messages = [*gone.messages, *_unlisted(named, listing), *items.messages, *fetched.messages]
+    if error is not None:
+        messages.append(str(error))
+    partial = committer.failures or plan.waiting or gone.refused or len(messages) > len(gone.messages)
+    report = SyncReport(
+        source=source.name,
+        entity=project.entity,
+        project=project.name,
+        started_at=started_at,
+        finished_at=now(),
+        outcome="interrupted" if interrupted else "unreachable" if error else "partial" if partial else "ok",
+        runs_listed=len(listing.runs),
+        runs_new=sum(w.key.storage_id in committer.changed for w in plan.new),
+        runs_changed=len(committer.changed - {w.key.storage_id for w in plan.new}),
+        runs_gone=gone.deleted,
+        runs_failed=len({f.key.storage_id for f in committer.failures}),
+        items_changed=items.changed + items.gone.deleted,
+        rows=committer.rows,
+        requests=source.traffic.requests - asked_before[0],
+        bytes=source.traffic.bytes - asked_before[1],
+        message="; ".join([*messages, *committer.notes]) or None,
+        incomplete=tuple(f.key.run_id for f in committer.failures if f.stage == "history"),
+    )
+    writer.log_sync(report)
+    writer.commit()
+    return Outcome(report, committer.failures, plan.waiting, gone.missing, messages, committer.notes)
 
 
 def _fetch(
@@ -161,37 +178,6 @@ def _fetch(
     except SourceError as e:
         return e
     return None
-
-
-def _note_gone(writer: Writer, plan: Plan, listing: Listing, quarantine: Quarantine, accept_deletions: bool) -> _Gone:
-    """Mark runs as deleted that two complete listings in a row lacked. Nothing that is held is removed."""
-    gone = _Gone()
-    if not plan.gone:
-        return gone
-    if not listing.complete:
-        gone.messages.append(
-            f"{len(plan.gone)} runs were not listed, and are kept as they are: {listing.note or 'no count'}"
-        )
-        return gone
-    confirmed = [k for k in plan.gone if writer.missed(k.key) >= SEEN_GONE]
-    gone.missing = len(plan.gone) - len(confirmed)
-    if len(confirmed) > MOST_GONE * plan.held and not accept_deletions:
-        gone.refused = True
-        gone.messages.append(
-            f"{len(confirmed)} of {plan.held} runs are gone at the source, and are kept as they are: if this "
-            "is meant, sync with --accept-deletions (their rows stay in the mirror in any case)"
-        )
-        return gone
-    for known in confirmed:
-        _bury(writer, known, quarantine)
-    gone.deleted = len(confirmed)
-    return gone
-
-
-def _bury(writer: Writer, known: Known, quarantine: Quarantine) -> None:
-    writer.tombstone(known.key)
-    for stage in quarantine.of(known.key):
-        writer.mended(known.key, stage)
 
 
 def _unlisted(named: Sequence[str] | None, listing: Listing) -> list[str]:

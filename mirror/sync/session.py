@@ -18,6 +18,9 @@ from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
 from mirror.store.catalog import Catalog, now, peek
 from mirror.store.exports import Export
+from mirror.store.projects import known_projects
+from mirror.sync.changes import Changes
+from mirror.sync.gone import gone_projects
 from mirror.sync.plan import Plan, make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.project import Options, Outcome, sync_project, unreachable
@@ -100,6 +103,8 @@ class Session:
         self._key = key
         self._environ = os.environ if environ is None else environ
         self._writer: Writer | None = None
+        self._listed: dict[tuple[str, str], set[str]] = {}
+        self._judged: set[tuple[str, str, str]] = set()
 
     # -- doing it -----------------------------------------------------------------------------------------
 
@@ -132,11 +137,20 @@ class Session:
             for target in self._projects(source, viewer, wanted, result):
                 if self.stop.is_set():
                     raise Stopped("stopped")
-                self._sync_target(source, target, result, stack, asked)
+                self._sync_target(source, viewer, target, result, stack, asked)
                 asked = (source.traffic.requests, source.traffic.bytes)
+            for entity in dict.fromkeys(t.entity or viewer.entity for t in wanted if t.project is None):
+                if entity is not None:
+                    self._note_gone(source, viewer, entity, result)
 
     def _sync_target(
-        self, source: WandbSource, target: Target, result: Result, stack: ExitStack, asked: tuple[int, int]
+        self,
+        source: WandbSource,
+        viewer: Viewer,
+        target: Target,
+        result: Result,
+        stack: ExitStack,
+        asked: tuple[int, int],
     ) -> None:
         entity, project = target.entity or "", target.project or ""
         name = f"{entity}/{project}"
@@ -145,6 +159,7 @@ class Session:
             listing = self._listing(source, target)
             if listing.project is None:
                 self._note_unreachable(source, Project(source.name, entity, project), _no_project(name, source), result)
+                self._note_gone(source, viewer, entity, result, project)
                 return
             outcome = sync_project(
                 source,
@@ -173,6 +188,36 @@ class Session:
         if self._writer is not None and self._writer.known(project.source, project.entity, project.name):
             self._writer.log_sync(outcome.report)
             self._writer.commit()
+
+    def _note_gone(
+        self, source: WandbSource, viewer: Viewer, entity: str, result: Result, project: str | None = None
+    ) -> None:
+        """Mark projects as deleted that the listing of an entity lacks, or the one that is named. Of an entity that is
+        not the key's own nothing is believed: what cannot be seen there may just be closed to the key."""
+        if self._writer is None or self.stop.is_set() or entity not in viewer.entities:
+            return
+        held = known_projects(self._writer.catalog, source.name, entity)
+        asked = {name for name in held if project in (None, name) and (source.name, entity, name) not in self._judged}
+        self._judged |= {(source.name, entity, name) for name in asked}
+
+        def is_there(name: str) -> bool:
+            try:
+                return source.client.has_project(entity, name)
+            except TransientSourceError:
+                return True  # nobody knows
+
+        there = self._listed.get((source.name, entity)) or {p.name for p in source.projects(entity)}
+        gone, deleted = gone_projects(
+            self._writer, source.name, entity, there | held.keys() - asked, is_there, self.options.accept_deletions
+        )
+        with Changes(self._writer, {}, now()).told() as changes:
+            for one in deleted:
+                self._writer.drop_project(one)
+                changes.project(one, "deleted")
+            self._writer.commit()
+        result.errors += gone.messages
+        for one in deleted:
+            self.progress.notice(f"{one.entity}/{one.name}: deleted at the source, kept in the mirror")
 
     # -- only planning it ---------------------------------------------------------------------------------
 
@@ -256,6 +301,7 @@ class Session:
                 parts = [Target(entity, target.project, target.run_ids)]
             else:
                 parts = [Target(p.entity, p.name) for p in source.projects(entity)]
+                self._listed[(source.name, entity)] = {part.project or "" for part in parts}
                 if not parts and entity not in viewer.entities:
                     result.errors.append(_no_entity(entity, source, viewer))
             for part in parts:

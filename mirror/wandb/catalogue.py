@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from mirror.wandb.transport import loads
 
 _NUMBER_BYTES = 28
@@ -27,6 +29,7 @@ class KeyCatalogue:
         self._numbers = self._others = 0
         self._without_strings: set[str] = set()
         self._types: dict[str, set[str]] = {}
+        self._cells: dict[str, int] = {}
         keys = document.get("keys")
         for key, entry in keys.items() if isinstance(keys, dict) else ():
             counts = entry.get("typeCounts") if isinstance(entry, dict) else None
@@ -37,9 +40,22 @@ class KeyCatalogue:
                         self._numbers += c["count"]
                     else:
                         self._others += c["count"]
+            self._cells[key] = sum(c["count"] for c in counts if isinstance(c.get("count"), int))
             self._types[key] = {str(c.get("type")) for c in counts}
             if counts and all(c.get("type") != "string" for c in counts):
                 self._without_strings.add(key)
+
+    @property
+    def shape(self) -> str:
+        """A digest of the last step and of how often each key was logged; empty if the catalogue does not tell.
+
+        Another one for as many rows means other rows. Types and last values are left out: a server may tell them in
+        another way once it has exported a history.
+        """
+        if not self._cells:
+            return ""
+        said = repr((self.last_step, sorted(self._cells.items())))
+        return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
     @property
     def exportable(self) -> bool:

@@ -130,6 +130,16 @@ class Client:
                 return
             cursors.add(after)
 
+    def has_project(self, entity: str, project: str) -> bool:
+        """Whether there is a project of that name that the key may see."""
+        query = (
+            "query Project($entity: String!, $project: String!) {"
+            " project(name: $project, entityName: $entity) { name } }"
+        )
+        data, _ = self.ask(lambda f: query, {"entity": entity, "project": project})
+        found = data.get("project")
+        return isinstance(found, dict) and found.get("name") == project
+
     def project_of(self, node: dict[str, Any], entity: str) -> Project:
         return Project(
             source=self.source,

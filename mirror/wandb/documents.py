@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from mirror.errors import TransientSourceError
+from mirror.forks import branch_point
 from mirror.records import FileEntry, Run, RunKey
 from mirror.wandb.client import Client, Fields, next_cursor, nodes, when
 from mirror.wandb.listing import LIGHT, fingerprint, key_of
@@ -152,6 +154,9 @@ def _file(node: dict[str, Any]) -> FileEntry:
 
 def _run(client: Client, key: RunKey, node: dict[str, Any]) -> Run:
     user = node.get("user") or {}
+    fork = branch_point(_text(node.get("config"))) or (None, None)
+    if fork[0] == key.run_id:  # a rewound run branches off from itself
+        fork = (None, None)
     return Run(
         key=key,
         name=node.get("displayName"),
@@ -177,6 +182,8 @@ def _run(client: Client, key: RunKey, node: dict[str, Any]) -> Run:
         history_line_count=node.get("historyLineCount"),
         events_line_count=node.get("eventsLineCount"),
         log_line_count=node.get("logLineCount"),
+        fork_run_id=fork[0],
+        fork_step=fork[1],
     )
 
 

@@ -26,17 +26,6 @@ _AT_ONCE = 5000
 _TRIES = 20
 
 
-def branch_point(config: str | None) -> tuple[str, int] | None:
-    """(run id, step) that a config says its run branches off from."""
-    internal = parse_row(config or "{}").get("_wandb")
-    inner = internal.get("value", internal) if isinstance(internal, dict) else None
-    point = inner.get("branch_point") if isinstance(inner, dict) else None
-    if not isinstance(point, dict) or not isinstance(point.get("run_id"), str):
-        return None
-    step = point.get("step")
-    return (point["run_id"], int(step)) if isinstance(step, (int, float)) and abs(step) < 2**53 else None
-
-
 def rows_until(home: Home, found: Found, step: int) -> Iterator[list[str]]:
     """The rows of a run up to a step, some thousands at a time."""
     shelf, lines = history.settled(home, found.rid, "history") if found.live else (home.shelves.newest(), [])

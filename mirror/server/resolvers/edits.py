@@ -9,6 +9,7 @@ from typing import Any
 from graphql import GraphQLResolveInfo
 
 from mirror.errors import NotFoundError, UsageError
+from mirror.forks import branch_point
 from mirror.records import Project, Run
 from mirror.server import alerts, files, ids
 from mirror.server.access.asker import check_entity
@@ -141,6 +142,8 @@ def _by_name(ctx: Context, given: dict[str, Any], changes: dict[str, Any]) -> tu
         updated_at=at,
     )
     run = replace(run, **changes)
+    if parent:
+        run = replace(run, fork_run_id=parent[0].run.key.run_id, fork_step=parent[1])
     rid, inserted = ctx.home.create(replace(run, name=run.name or run.key.run_id))
     if parent and inserted:
         branch.fork(ctx.home, rid, *parent)
@@ -153,7 +156,7 @@ def _parent(
     ctx: Context, entity: str, project: str, name: str | None, changes: dict[str, Any]
 ) -> tuple[Found, int] | None:
     """The run and the step that a new run branches off from."""
-    point = branch.branch_point(changes.get("config"))
+    point = branch_point(changes.get("config"))
     if point is None or point[0] == name:
         return None
     found = ctx.look.run(entity, project, point[0])
