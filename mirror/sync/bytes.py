@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from mirror.errors import MirrorError, SourceError, TerminalSourceError, UsageError
@@ -85,14 +85,14 @@ def _fetch(source: WandbSource, writer: Writer, key: RunKey, wanted: list[FileEn
             waiting.append((entry, source.downloads.submit(_download, source, writer.layout, url, entry)))
         else:
             outcome.messages.append(f"{key.path}: file `{entry.name}` is gone at the source")
-    arrived: dict[str, str] = {}
+    arrived: dict[str, FileEntry] = {}
     for entry, future in waiting:
         try:
             blob = future.result()
         except MirrorError as e:
             outcome.messages.append(f"{key.path}: file `{entry.name}`: {e}")
             continue
-        arrived[entry.name] = blob.sha256
+        arrived[entry.name] = replace(entry, sha256=blob.sha256)
         outcome.fetched += 1
         outcome.bytes += blob.size
     if arrived:
