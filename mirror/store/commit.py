@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mirror.errors import StoreError
 from mirror.records import Run
@@ -270,7 +269,7 @@ class Committer:
         parts = [tables()[table].empty_table()]
         for file in self._listed[1]:
             if file.table == table and any(holds(file.rids, rid) for rid in rids):
-                parts.append(pq.read_table(self.layout.root / file.path, filters=wanted).cast(tables()[table]))
+                parts.append(segments.read(self.layout.root / file.path, table, wanted))
         return pa.concat_tables(parts)
 
 

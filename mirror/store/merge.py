@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mirror.store.schema import fitted
+
 # What is in sight of all files together: rows, and bytes before compression.
 _SIGHT_ROWS = 100_000
 _SIGHT_BYTES = 16 << 20
@@ -76,7 +78,7 @@ class _Cursor:
                 self._ended = True
                 self._file.close()
                 break
-            rows = pa.Table.from_batches([piece]).select(self._schema.names).cast(self._schema)
+            rows = fitted(pa.Table.from_batches([piece]), self._schema)
             self._sight = rows.filter(self._keep(rows)) if self._keep else rows
         return bool(self._sight.num_rows)
 
@@ -90,7 +92,9 @@ class _Cursor:
 
     def take(self, bound: tuple[Any, ...] | None) -> pa.Table:
         """The rows in sight that do not come after `bound`; all of them without one."""
-        low, high = (0 if bound is not None else self._sight.num_rows), self._sight.num_rows
+        low = high = self._sight.num_rows
+        if bound is not None and self._place(high - 1) > bound:
+            low, high = 0, high - 1
         while low < high:
             middle = (low + high) // 2
             if self._place(middle) <= bound:  # type: ignore[operator]

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mirror.records import Project
+from mirror.store import segments
 from mirror.store.catalog import Catalog, Known, iso, now
 from mirror.store.schema import tables
 
@@ -94,8 +94,7 @@ def stored(catalog: Catalog, project: Project) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     for file in catalog.files():
         if file.table == "projects":
-            found = pq.read_table(catalog.layout.root / file.path, filters=wanted)
-            rows += found.to_pylist()
+            rows += segments.read(catalog.layout.root / file.path, "projects", wanted).to_pylist()
     return max(rows, key=lambda row: int(row["gen"]), default=None)
 
 

@@ -232,7 +232,7 @@ def _restore_runs(layout: Layout, catalog: Catalog, files: list[FileRow]) -> Non
     projects: dict[tuple[str, str, str], int] = {}
     for file in files:
         if file.table == "projects" and (layout.root / file.path).exists():
-            for row in pq.read_table(layout.root / file.path).to_pylist():
+            for row in segments.read(layout.root / file.path, file.table).to_pylist():
                 name = (row["source"], row["entity"], row["project"])
                 projects[name] = max(projects.get(name, 0), row["gen"])
     for (source, entity, project), gen in projects.items():
@@ -244,7 +244,7 @@ def _newest(layout: Layout, files: list[FileRow], table: str) -> dict[int, dict[
     rows: dict[int, dict[str, Any]] = {}
     for file in files:
         if file.table == table and (layout.root / file.path).exists():
-            for row in pq.read_table(layout.root / file.path).to_pylist():
+            for row in segments.read(layout.root / file.path, file.table).to_pylist():
                 if row["gen"] > rows.get(row["rid"], {"gen": 0})["gen"]:
                     rows[row["rid"]] = row
     return rows

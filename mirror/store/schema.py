@@ -68,6 +68,15 @@ def coded(schema: pa.Schema) -> pa.Schema:
     return pa.schema([f.with_type(dictionary) if pa.types.is_string(f.type) else f for f in schema])
 
 
+def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of a segment under these columns: those that an older release did not write yet are null."""
+    import pyarrow as pa
+
+    for missing in set(schema.names) - set(rows.column_names):
+        rows = rows.append_column(missing, pa.nulls(rows.num_rows, schema.field(missing).type))
+    return rows.select(schema.names).cast(schema)
+
+
 @cache
 def ddl() -> str:
     """`tables.sql` as it stands: run in an empty schema it makes every table."""

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from mirror.store.catalog import FileRow
 from mirror.store.disk import explained, sha256, sync_folder, write_durably
 from mirror.store.layout import Layout
-from mirror.store.schema import CELL_TABLES, ITEM_TABLES, SCHEMA_VERSION, tables
+from mirror.store.schema import CELL_TABLES, ITEM_TABLES, SCHEMA_VERSION, fitted, tables
 
 FOOTER = b"mirror"
 ROW_GROUP = 131_072
@@ -38,6 +38,7 @@ ORDER: dict[str, tuple[str, ...]] = {
 # A change of one run reads its row and its metrics back: small groups keep that cheap.
 _SMALL_GROUPS = {"runs": 4096, "metric": 16_384}
 _DELTA = ("row", "step", "ts")
+_BLOCK = 64  # cells; from this mean length on, blocks of one key and run are moved as they are
 
 
 def write_segment(
@@ -165,13 +166,24 @@ def sorted_cells(parts: Sequence[tuple[int, int, int, pa.Table]]) -> pa.Table:
         ]
         chunks.append(pa.table(columns, names=["rid", "gen", "key", "path_id", "row", "step", "ts", "kind", "v", "j"]))
     table = pa.concat_tables(chunks).unify_dictionaries().combine_chunks()
-    keys = table["key"].chunk(0) if table.num_rows else pa.array([], pa.dictionary(pa.int32(), pa.string()))
+    if not table.num_rows:
+        return table
+    keys = table["key"].chunk(0)
     names = np.array([k.encode("utf-8", "surrogatepass") for k in keys.dictionary.to_pylist()], dtype=object)
     rank = np.empty(len(names), dtype=np.int64)
     rank[np.argsort(names, kind="stable")] = np.arange(len(names))
-    rids, rid_rank = np.unique(table["rid"].to_numpy(), return_inverse=True)
-    order = np.argsort(rank[keys.indices.to_numpy(zero_copy_only=False)] * max(1, len(rids)) + rid_rank, kind="stable")
-    return table.take(pa.array(order))
+    rids = sorted({rid for rid, *_ in parts})
+    rid_rank = np.repeat([rids.index(rid) for rid, *_ in parts], [part.num_rows for *_, part in parts])
+    place = rank[keys.indices.to_numpy(zero_copy_only=False)] * len(rids) + rid_rank
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    if len(starts) * _BLOCK < len(place):  # key after key, as exports come: whole blocks are put in order
+        lengths = np.diff(starts, append=len(place))
+        blocks = np.argsort(place[starts], kind="stable")
+        at = zip(starts[blocks].tolist(), lengths[blocks].tolist(), strict=True)
+        return pa.concat_tables([table.slice(start, length) for start, length in at]).combine_chunks()
+    if len(names) * len(rids) < 1 << 16:
+        place = place.astype(np.uint16)  # sorted by radix, several times faster
+    return table.take(pa.array(np.argsort(place, kind="stable")))
 
 
 def rid_ranges(rids: Any) -> list[list[int]]:
@@ -191,6 +203,11 @@ def _stream_extents(cells: pa.Table) -> list[list[int]]:
     found = cells.group_by(["rid", "gen"]).aggregate([("row", "min"), ("row", "max")])
     rows = [found[c].to_pylist() for c in ("rid", "gen", "row_min", "row_max")]
     return sorted(map(list, zip(*rows, strict=True)))
+
+
+def read(path: Path, table: str, filters: list[tuple[str, str, Any]] | None = None) -> pa.Table:
+    """The rows of a segment that pass `filters` (pyarrow's), under the columns that the table has today."""
+    return fitted(pq.read_table(path, filters=filters), tables()[table])
 
 
 def footer(path: Path) -> dict[str, Any] | None:

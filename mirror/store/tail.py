@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mirror.records import Fetched, Run
 from mirror.store.catalog import Identity, StreamState, now
@@ -20,7 +19,7 @@ from mirror.store.layout import Layout
 from mirror.store.live import last_version, live_logs, read_lines
 from mirror.store.metrics import MetricStats
 from mirror.store.schema import STREAM_TABLE, tables
-from mirror.store.segments import sorted_cells
+from mirror.store.segments import read, sorted_cells
 from mirror.store.snapshot import Snapshot
 from mirror.store.versions import Version, document_tables
 
@@ -108,6 +107,5 @@ def _stored(layout: Layout, snapshot: Snapshot, rid: int) -> dict[str, Any] | No
 def _rows(layout: Layout, snapshot: Snapshot, table: str, rid: int) -> pa.Table:
     parts = [tables()[table].empty_table()]
     for file in snapshot.files(table, rid):
-        part = pq.read_table(layout.root / file["path"], filters=[("rid", "=", rid)])
-        parts.append(part.cast(tables()[table]))
+        parts.append(read(layout.root / file["path"], table, [("rid", "=", rid)]))
     return pa.concat_tables(parts)
