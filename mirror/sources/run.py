@@ -62,8 +62,8 @@ class RunReader:
     def run(self) -> Run:
         return self.documents.run
 
-    def trouble(self, stage: str, error: SourceError | str) -> None:
-        self._steps.append(Trouble(self.run.key, stage, str(error)))
+    def trouble(self, stage: str, error: SourceError | str, *, doubtful: bool = False) -> None:
+        self._steps.append(Trouble(self.run.key, stage, str(error), doubtful))
 
     def _events_wanted(self) -> int | None:
         """How many samples of system metrics to ask for: more than there are. None if all are held."""
@@ -138,6 +138,9 @@ class RunReader:
         self._events = None
         said = self.run.events_line_count
         if not got and not now and not self.wanted.system.rows:
+            return
+        if not got and now:
+            self.trouble("system", f"no samples came, the server says it has {now}", doubtful=True)
             return
         # A run that goes on may have got more between the two numbers.
         complete = said is None or said <= got <= max(said, now or 0)

@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 
 from mirror.errors import SourceError, TransientSourceError
 from mirror.pool import Pool
-from mirror.records import Listing, Project
+from mirror.records import FileEntry, Listing, Project
 from mirror.sources.console import LOG_FILE
 from mirror.sources.history import PAGE_BYTES
 from mirror.sources.protocol import Cells, Document, ExportLike, Finished, Manifest, Step, Trouble, Wanted
@@ -77,6 +77,7 @@ class WandbSource:
         self._page_rows = page_rows
         self._runs_per_request = Batch(25, 50)
         self._histories_per_request = Batch(50, 50)
+        self._counts_files = True
         self.downloads = Pool(downloads, "download")
 
     @property
@@ -143,7 +144,7 @@ class WandbSource:
             if isinstance(found, SourceError):
                 yield Trouble(one.key, "documents", str(found))
                 yield Finished(one.key)
-            elif found is None:
+            elif found is None or found.run.key.storage_id != one.key.storage_id:
                 yield Finished(one.key, gone=True)
             else:
                 readers.append(RunReader(one, found, self._page_rows))
@@ -186,12 +187,11 @@ class WandbSource:
         if "files" not in reader.wanted.what or (reader.wanted.glance and shown == noted.files):
             reader.memo = noted
             return None
-        if first.next_page is not None:
-            try:
-                manifest = documents.fetch_files(self.client, reader.run.key, first)
-            except SourceError as e:
-                reader.trouble("files", e)
-                return None
+        try:
+            manifest = self._whole_manifest(reader, first)
+        except SourceError as e:
+            reader.trouble("files", e)
+            return None
         reader.manifest = manifest
         entry = next((f for f in manifest.files if f.name == METADATA_FILE), None)
         version = _digest(entry.md5, entry.size, entry.updated_at) if entry else ""
@@ -201,7 +201,26 @@ class WandbSource:
         if entry is None or version == noted.metadata:
             return None
         url = manifest.download_urls[METADATA_FILE]
-        return self.downloads.submit(self.client.transport.download, url, limit=_METADATA_LIMIT)
+        return self.downloads.submit(self._download, url, entry)
+
+    def _whole_manifest(self, reader: RunReader, first: documents.Manifest) -> documents.Manifest:
+        """All files of a run. If fewer are listed than the server counts, they are listed again; if it is as many then,
+        this is a server that counts in another way."""
+        found = documents.fetch_files(self.client, reader.run.key, first)
+        if self._counts_files and len(found.files) < (first.count or 0):
+            again = documents.fetch_files(self.client, reader.run.key)
+            if not again.files:
+                raise TransientSourceError(f"no files are listed, the server says it has {first.count}")
+            self._counts_files = len(again.files) > len(found.files)
+            found = again if self._counts_files else found
+        return found
+
+    def _download(self, url: str, entry: FileEntry) -> bytes | None:
+        """A file that is held in memory, whole. None if it is gone."""
+        content = self.client.transport.download(url, limit=_METADATA_LIMIT)
+        if content is not None:
+            _check_size(entry, len(content))
+        return content
 
     def _documents(self, reader: RunReader, metadata: Future[bytes | None] | None) -> Iterator[Step]:
         run = reader.run
@@ -245,12 +264,16 @@ class WandbSource:
     def _console(self, reader: RunReader) -> Iterator[Step]:
         """The console lines out of the file that older servers keep them in."""
         try:
-            url = documents.find_files(self.client, reader.run.key, [LOG_FILE]).get(LOG_FILE)
-            if url is None:
+            key = reader.run.key
+            manifest = documents.find_manifest(self.client, key.entity, key.project, key.run_id, [LOG_FILE])
+            entry = next((f for f in manifest.files if f.name == LOG_FILE), None)
+            if entry is None:
                 reader.console.no_file()
                 return
             with tempfile.TemporaryFile() as file:
-                self.client.transport.save(url, file)
+                self.client.transport.save(manifest.download_urls[LOG_FILE], file)
+                if reader.run.state not in GOING_ON:
+                    _check_size(entry, file.seek(0, 2))
                 file.seek(0)
                 yield from reader.console.take(file)
         except SourceError as e:
@@ -316,6 +339,11 @@ def _parts(items: Sequence[_Item], error: SourceError) -> list[list[_Item]]:
         return [rest, *([item] for item in blamed)]
     middle = len(items) // 2
     return [list(items[:middle]), list(items[middle:])]
+
+
+def _check_size(entry: FileEntry, size: int) -> None:
+    if entry.size is not None and entry.size != size:
+        raise TransientSourceError(f"{size} bytes of `{entry.name}` came, {entry.size} were announced: sync again")
 
 
 def _digest(*values: object) -> str:

@@ -6,12 +6,13 @@ out from then on (`Cannot query field "X" on type "Y"`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from mirror.errors import TerminalSourceError
+from mirror.errors import TerminalSourceError, TransientSourceError
 from mirror.paths import app_url, canonical_source
 from mirror.records import Project
 from mirror.wandb.transport import LONG, NORMAL, Patience, Transport, UnknownFields
@@ -70,11 +71,16 @@ class Client:
     def ask(
         self, build: Build, variables: dict[str, Any], *, patience: Patience = NORMAL, limit: int | None = None
     ) -> tuple[dict[str, Any], int]:
-        """The answer's data and size in bytes; asked again without fields that the server does not know."""
+        """The answer's data and size in bytes; asked again without fields that the server does not know, and if it
+        is about another project or run than the one asked for."""
         query = build(self.fields)
+
+        def check(data: dict[str, Any]) -> None:
+            _check_subject(self.transport.base_url, data, variables)
+
         while True:
             try:
-                return self.transport.graphql(query, variables, patience=patience, limit=limit)
+                return self.transport.graphql(query, variables, patience=patience, limit=limit, check=check)
             except UnknownFields as e:
                 self.fields.forget(e.fields)
                 shorter = build(self.fields)
@@ -151,6 +157,25 @@ class Client:
             run_count=node.get("runCount"),
             read_only=node.get("readOnly"),
         )
+
+
+def _check_subject(base_url: str, data: dict[str, Any], variables: dict[str, Any]) -> None:
+    """Refuse an answer that names another project or run than `variables` do: runs of two projects may well have the
+    same ids, and their rows must never be mixed. W&B finds projects whatever the case of their names."""
+    project = data.get("project")
+    if not isinstance(project, dict):
+        return
+    said = {"project": project.get("name"), "entity": project.get("entityName")}
+    for alias, node in project.items():
+        if isinstance(node, dict) and (alias == "run" or re.fullmatch(r"r\d+", alias)):
+            said["name" if alias == "run" else f"n{alias[1:]}"] = node.get("name")
+    for variable, name in said.items():
+        asked = variables.get(variable)
+        if isinstance(name, str) and isinstance(asked, str) and name.casefold() != asked.casefold():
+            raise TransientSourceError(
+                f"`{base_url}` answers about `{name}` when it is asked for `{asked}`: if that was renamed, "
+                "use the new name; else try again later"
+            )
 
 
 def nodes(connection: Any) -> Iterator[dict[str, Any]]:

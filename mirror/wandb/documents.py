@@ -73,38 +73,44 @@ def fetch_documents(
         key = key_of(client.project_of(shown, entity), node)
         found.append(
             RunDocuments(
-                _run(client, key, node), fingerprint(node), _manifest(node.get("files"), node.get("fileCount"))
+                _run(client, key, node), fingerprint(node), manifest_of(node.get("files"), node.get("fileCount"))
             )
         )
     return found, size
 
 
-def fetch_files(client: Client, key: RunKey, first: Manifest) -> Manifest:
-    """The whole manifest of a run, from its first page on."""
+def fetch_files(client: Client, key: RunKey, first: Manifest | None = None) -> Manifest:
+    """The whole manifest of a run, from its first page on if that is known."""
+    if first is not None and first.next_page is None:
+        return first
 
     def build(f: Fields) -> str:
         return (
             "query RunFiles("
             "$entity: String!, $project: String!, $name: String!, $after: String, $first: Int!)"
-            " { project(name: $project, entityName: $entity) { run(name: $name) {"
+            " { project(name: $project, entityName: $entity) { name entityName run(name: $name) { name"
             f" files(first: $first, after: $after) {_files(f)} }} }} }}"
         )
 
-    files, urls = list(first.files), dict(first.download_urls)
-    after, cursors = first.next_page, set[str]()
-    while after is not None and after not in cursors:
+    files, urls = (list(first.files), dict(first.download_urls)) if first else ([], {})
+    after, cursors = first.next_page if first else None, set[str | None]()
+    while after not in cursors:
         cursors.add(after)
         variables = {
             "entity": key.entity, "project": key.project, "name": key.run_id, "after": after,
             "first": FILES_PER_PAGE,
         }  # fmt: skip
         data, _ = client.ask(build, variables)
-        page = _manifest(((data.get("project") or {}).get("run") or {}).get("files"))
+        connection = ((data.get("project") or {}).get("run") or {}).get("files")
+        if not isinstance(connection, dict):
+            raise TransientSourceError("the list of files broke off: sync again")
+        page = manifest_of(connection)
         files += page.files
         urls |= page.download_urls
         after = page.next_page
-    unique = {f.name: f for f in files}
-    return Manifest(tuple(unique.values()), urls, None, first.count)
+        if after is None:
+            break
+    return Manifest(tuple({f.name: f for f in files}.values()), urls, None, first.count if first else None)
 
 
 def find_files(client: Client, key: RunKey, names: Sequence[str]) -> dict[str, str]:
@@ -115,28 +121,43 @@ def find_files(client: Client, key: RunKey, names: Sequence[str]) -> dict[str, s
 
 def find_manifest(client: Client, entity: str, project: str, run_id: str, names: Sequence[str]) -> Manifest:
     """A manifest of those files of a run that have these names."""
+    return find_manifests(client, entity, project, [(run_id, names)])[0]
+
+
+def find_manifests(
+    client: Client, entity: str, project: str, wanted: Sequence[tuple[str, Sequence[str]]]
+) -> list[Manifest]:
+    """A manifest of the files that have these names, for each of some runs. One request."""
 
     def build(f: Fields) -> str:
+        declared = "".join(f", $n{i}: String!, $f{i}: [String], $k{i}: Int!" for i in range(len(wanted)))
+        asked = " ".join(
+            f"r{i}: run(name: $n{i}) {{ name files(names: $f{i}, first: $k{i}) {{ ...files }} }}"
+            for i in range(len(wanted))
+        )
         return (
-            "query RunFilesByName("
-            "$entity: String!, $project: String!, $name: String!, $files: [String], $first: Int!)"
-            " { project(name: $project, entityName: $entity) { run(name: $name) {"
-            f" files(names: $files, first: $first) {_files(f)} }} }} }}"
+            f"query RunFilesByName($entity: String!, $project: String!{declared}) {{"
+            f" project(name: $project, entityName: $entity) {{ name entityName {asked} }} }}"
+            f" fragment files on FileConnection {_files(f)}"
         )
 
-    variables = {"entity": entity, "project": project, "name": run_id, "files": list(names), "first": len(names)}
+    variables: dict[str, Any] = {"entity": entity, "project": project}
+    for i, (run_id, names) in enumerate(wanted):
+        variables |= {f"n{i}": run_id, f"f{i}": list(names), f"k{i}": len(names)}
     data, _ = client.ask(build, variables)
-    return _manifest(((data.get("project") or {}).get("run") or {}).get("files"))
+    shown = data.get("project") or {}
+    return [manifest_of((shown.get(f"r{i}") or {}).get("files")) for i in range(len(wanted))]
 
 
 def _files(f: Fields) -> str:
     return f"{{ edges {{ cursor node {{ {f.of('File', _FILE)} }} }} pageInfo {{ endCursor hasNextPage }} }}"
 
 
-def _manifest(connection: Any, count: int | None = None) -> Manifest:
-    named = [node for node in nodes(connection) if node.get("name")]
-    urls = {node["name"]: node.get("directUrl") or node.get("url") or "" for node in named}
-    return Manifest(tuple(_file(node) for node in named), urls, next_cursor(connection), count)
+def manifest_of(connection: Any, count: int | None = None) -> Manifest:
+    """A page of files; `count` is how many there are in all, if it is known."""
+    named = {str(node["name"]): node for node in nodes(connection) if node.get("name")}
+    urls = {name: node.get("directUrl") or node.get("url") or "" for name, node in named.items()}
+    return Manifest(tuple(_file(node) for node in named.values()), urls, next_cursor(connection), count)
 
 
 def _file(node: dict[str, Any]) -> FileEntry:

@@ -28,7 +28,8 @@ def find_exports(client: Client, key: RunKey) -> Exports:
         asked = f.of("Run", ('parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }',))
         return (
             "query Exports($entity: String!, $project: String!, $name: String!)"
-            f" {{ project(name: $project, entityName: $entity) {{ run(name: $name) {{ id {asked} }} }} }}"
+            f" {{ project(name: $project, entityName: $entity) {{ name entityName"
+            f" run(name: $name) {{ id name {asked} }} }} }}"
         )
 
     variables = {"entity": key.entity, "project": key.project, "name": key.run_id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mirror.errors import TransientSourceError
 from mirror.wandb.client import Client, Fields, nodes
 from mirror.wandb.reports import TYPES
 
@@ -23,12 +24,14 @@ def kinds_there(client: Client, entity: str, project: str) -> dict[str, bool]:
             ]
         return (
             "query ProjectItems($entity: String!, $project: String!) {"
-            f" project(name: $project, entityName: $entity) {{ name {' '.join(parts)} }} }}"
+            f" project(name: $project, entityName: $entity) {{ name entityName {' '.join(parts)} }} }}"
         )
 
     data, _ = client.ask(build, {"entity": entity, "project": project})
+    if data.get("project") is None:
+        raise TransientSourceError("the server shows no such project any more: sync again")
     found: dict[str, bool] = {}
-    for name, connection in (data.get("project") or {}).items():
+    for name, connection in data["project"].items():
         if isinstance(connection, dict) and "edges" in connection:
             more = (connection.get("pageInfo") or {}).get("hasNextPage")
             kind = name.rstrip("0123456789")

@@ -20,7 +20,7 @@ def list_reports(client: Client, entity: str, project: str) -> tuple[list[Report
     def build(f: Fields) -> str:
         return (
             "query Reports($entity: String!, $project: String!, $type: String, $first: Int!, $after: String) {"
-            " project(name: $project, entityName: $entity) { name"
+            " project(name: $project, entityName: $entity) { name entityName"
             " allViews(viewType: $type, first: $first, after: $after) { edges {"
             f" node {{ id name {f.of('View', _FIELDS)} }} }} pageInfo {{ endCursor hasNextPage }} }} }} }}"
         )

@@ -78,10 +78,10 @@ def fetch_rows(
     def build(f: Fields) -> str:
         counts = f.of("Run", ("historyLineCount", "eventsLineCount"))
         declared = "".join(p.declared(f) for p in parts)
-        runs = " ".join(f"{p.alias} {{ id {counts} {p.asked(f)} }}" for p in parts)
+        runs = " ".join(f"{p.alias} {{ id name {counts} {p.asked(f)} }}" for p in parts)
         return (
             f"query RunRows($entity: String!, $project: String!{declared}) {{"
-            f" project(name: $project, entityName: $entity) {{ {runs} }} }}"
+            f" project(name: $project, entityName: $entity) {{ name entityName {runs} }} }}"
         )
 
     try:

@@ -21,7 +21,7 @@ def list_sweeps(client: Client, entity: str, project: str) -> tuple[list[Sweep],
     def build(f: Fields) -> str:
         return (
             "query Sweeps($entity: String!, $project: String!, $first: Int!, $after: String) {"
-            f" project(name: $project, entityName: $entity) {{ name {f.of('Project', ['totalSweeps'])}"
+            f" project(name: $project, entityName: $entity) {{ name entityName {f.of('Project', ['totalSweeps'])}"
             f" sweeps(first: $first, after: $after) {{ edges {{ node {{ id name {f.of('Sweep', _FIELDS)} }} }}"
             " pageInfo { endCursor hasNextPage } } } }"
         )

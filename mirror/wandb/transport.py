@@ -116,7 +116,10 @@ class _Session(requests.Session):
 
 
 class Sink(Protocol):
-    """Where a download goes: begun anew (`seek(0)`, `truncate()`) when it has to be made again."""
+    """Where a download goes: begun anew (`seek(0)`, `truncate()`) when it has to be made again. `tell()` is how many
+    bytes are there."""
+
+    def tell(self) -> int: ...
 
     def seek(self, offset: int, /) -> object: ...
 
@@ -162,9 +165,18 @@ class Transport:
     # -- GraphQL ------------------------------------------------------------------------------------------
 
     def graphql(
-        self, query: str, variables: dict[str, Any], *, patience: Patience = NORMAL, limit: int | None = None
+        self,
+        query: str,
+        variables: dict[str, Any],
+        *,
+        patience: Patience = NORMAL,
+        limit: int | None = None,
+        check: Callable[[dict[str, Any]], None] = lambda data: None,
     ) -> tuple[dict[str, Any], int]:
-        """Ask; the answer's `data` and the size of its body, `limit` bytes at most. Raises a SourceError."""
+        """Ask; the answer's `data` and the size of its body, `limit` bytes at most. Raises a SourceError.
+
+        `check` may refuse data by raising one; if that is a transient one, it is asked again.
+        """
         if _MUTATION.search(query):
             self._check_writable()
         url = f"{self.base_url}/graphql"
@@ -172,7 +184,9 @@ class Transport:
 
         def answer(status: int, text: bytes, headers: Any) -> tuple[dict[str, Any], int]:
             self.store_id = headers.get("Mirror-Store", self.store_id)
-            return self._data(status, text, headers), len(text)
+            data = self._data(status, text, headers)
+            check(data)
+            return data, len(text)
 
         return self._retrying("POST", url, body, patience, answer, limit)
 
@@ -230,15 +244,19 @@ class Transport:
 
         return self._retrying("GET", url, None, patience, answer, limit)
 
-    def save(self, url: str, out: Sink, *, patience: Patience = NORMAL) -> None:
-        """Write the bytes behind a file's URL to `out`, however many they are. Raises a SourceError."""
+    def save(self, url: str, out: Sink, *, resume: bool = False, patience: Patience = NORMAL) -> None:
+        """Write the bytes behind a file's URL to `out`, however many they are. Raises a SourceError.
+
+        With `resume` only those after the ones `out` has are asked for, at first and after every connection that
+        broke off: for receivers who check the whole in the end.
+        """
         url = urljoin(self.base_url + "/", url)
 
         def answer(status: int, content: bytes, headers: Any) -> None:
             if status >= 300:
                 raise TerminalSourceError(f"`{_bare(url)}` cannot be downloaded: the server answers {status}")
 
-        self._retrying("GET", url, None, patience, answer, out=out)
+        self._retrying("GET", url, None, patience, answer, out=out, resume=resume)
 
     # -- sending ------------------------------------------------------------------------------------------
 
@@ -274,12 +292,13 @@ class Transport:
         limit: int | None = None,
         out: Sink | None = None,
         headers: Mapping[str, str] = _JSON,
+        resume: bool = False,
     ) -> _T:
         attempt = refusals = 0
         while True:
             sent_at = self.budget.wait()
             try:
-                status, content, told = self._once(method, url, body, limit, out, headers)
+                status, content, told = self._once(method, url, body, limit, out, headers, resume)
                 self.budget.heard(status, told, sent_at)
                 if status == 429:
                     refusals += 1
@@ -303,23 +322,30 @@ class Transport:
         limit: int | None,
         out: Sink | None,
         headers: Mapping[str, str],
+        resume: bool,
     ) -> tuple[int, bytes, Any]:
         self.traffic.count(queries=int(method == "POST"), downloads=int(method == "GET"))
         file = body() if callable(body) else None
+        held = out.tell() if out is not None and resume else 0
+        if resume:  # places in a body that is compressed on the way mean nothing
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
         try:
             with self._session.request(
                 method,
                 url,
                 data=file if callable(body) else body,
-                headers=dict(headers) if body else None,
+                headers=dict(headers) if body or resume else None,
                 auth=self._auth,
                 timeout=self._timeout,
                 stream=True,
                 allow_redirects=method == "GET",
             ) as response:
                 if out is not None and response.status_code < 300:
-                    self._copy(response, out)
+                    self._copy(response, out, held if response.status_code == 206 else 0)
                     return response.status_code, b"", response.headers
+                if held and response.status_code == 416 and out is not None:
+                    self._begin_anew(out)  # and asked again: there are fewer bytes than were taken for its own
+                    raise TransientSourceError(f"`{_bare(url)}` has no more than {held} bytes")
                 # One read: response.content would copy in pieces of 10 kB.
                 content = response.raw.read(limit and limit + 1, decode_content=True)
                 self.traffic.count(nbytes=response.raw.tell())
@@ -346,9 +372,17 @@ class Transport:
             if file:
                 file.close()
 
-    def _copy(self, response: requests.Response, out: Sink) -> None:
+    def _begin_anew(self, out: Sink) -> None:
         out.seek(0)
         out.truncate()
+
+    def _copy(self, response: requests.Response, out: Sink, held: int) -> None:
+        """Write the body after the `held` bytes that it continues; without any, from the beginning."""
+        if held and not response.headers.get("Content-Range", "").startswith(f"bytes {held}-"):
+            self._begin_anew(out)
+            raise TransientSourceError(f"`{self.base_url}` sent another part of a file than was asked for")
+        if not held:
+            self._begin_anew(out)
         for chunk in response.raw.stream(1 << 20, decode_content=True):
             self.traffic.count(nbytes=len(chunk))
             try:
