@@ -93,7 +93,7 @@ def _artifacts(
     whole = {storage_id for storage_id, held in known.items() if held.has_entries}
     seen: set[str] = set()
     complete = listing.complete
-    for page, page_is_complete in list_artifacts(s.client, collections):
+    for page, page_is_complete in list_artifacts(s.client, collections, outcome.messages.append):
         complete &= page_is_complete
         seen |= {one.artifact.key.storage_id for one in page}
         for part in _in_parts(page):
@@ -129,7 +129,11 @@ def _complete(source: WandbSource, page: list[Listed], whole: set[str], outcome:
         artifact = one.artifact
         name = f"artifact `{artifact.collection}:v{artifact.version}`"
         if one.uses_cut_off:
-            artifact = replace(artifact, uses=fetch_uses(source.client, artifact))
+            try:
+                artifact = replace(artifact, uses=fetch_uses(source.client, artifact))
+            except SourceError as e:
+                artifact = replace(artifact, uses=None)  # those that are held stay
+                outcome.messages.append(f"{name}: the runs that used it could not be read: {e}")
         if future is not None:
             try:
                 artifact = replace(artifact, entries=future.result())

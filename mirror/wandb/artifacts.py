@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mirror.errors import TerminalSourceError
+from mirror.errors import TerminalSourceError, TransientSourceError
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ArtifactUse, ItemKey
 from mirror.wandb.client import Client, Fields, next_cursor, nodes, when
 from mirror.wandb.paging import Paged, read_all
-from mirror.wandb.transport import loads
+from mirror.wandb.transport import BRIEF, NORMAL, Patience, RefusedQuery, UnknownFields, loads
 
 PAGE = 50
 COLLECTIONS_AT_ONCE = 20
@@ -45,15 +45,16 @@ def list_collections(client: Client, entity: str, project: str) -> tuple[list[Ar
     def types(f: Fields) -> str:
         return (
             "query ArtifactTypes($entity: String!, $project: String!, $first: Int!, $after: String) {"
-            " project(name: $project, entityName: $entity) { artifactTypes(first: $first, after: $after) {"
+            " project(name: $project, entityName: $entity) { name entityName"
+            " artifactTypes(first: $first, after: $after) {"
             " edges { node { name } } pageInfo { endCursor hasNextPage } } } }"
         )
 
     def collections(f: Fields) -> str:
         return (
             "query ArtifactCollections($entity: String!, $project: String!, $type: String!, $first: Int!,"
-            " $after: String) { project(name: $project, entityName: $entity) { artifactType(name: $type) {"
-            " artifactCollections(first: $first, after: $after) { edges { node {"
+            " $after: String) { project(name: $project, entityName: $entity) { name entityName"
+            " artifactType(name: $type) { artifactCollections(first: $first, after: $after) { edges { node {"
             f" id name {f.of('ArtifactCollection', _COLLECTION)} }} }} pageInfo {{ endCursor hasNextPage }} }} }} }} }}"
         )
 
@@ -82,13 +83,16 @@ def list_collections(client: Client, entity: str, project: str) -> tuple[list[Ar
     return made, Paged(complete=complete)
 
 
-def list_artifacts(client: Client, collections: Sequence[ArtifactCollection]) -> Iterator[tuple[list[Listed], bool]]:
-    """The versions of collections of one project, a request's worth at a time, and whether that part is complete."""
+def list_artifacts(
+    client: Client, collections: Sequence[ArtifactCollection], trouble: Callable[[str], None]
+) -> Iterator[tuple[list[Listed], bool]]:
+    """The versions of collections of one project, a request's worth at a time, and whether that part is complete.
+    `trouble` hears of collections that cannot be read; the others are read all the same."""
     waiting: list[tuple[ArtifactCollection, str | None]] = [(c, None) for c in collections]
     seen: set[tuple[str, str]] = set()
     while waiting:
         asked, waiting = waiting[:COLLECTIONS_AT_ONCE], waiting[COLLECTIONS_AT_ONCE:]
-        pages = _ask(client, asked)
+        pages = _isolated(client, asked, trouble)
         made: list[Listed] = []
         complete = True
         for (collection, _), page in zip(asked, pages, strict=True):
@@ -107,7 +111,26 @@ def list_artifacts(client: Client, collections: Sequence[ArtifactCollection]) ->
         yield made, complete
 
 
-def _ask(client: Client, asked: Sequence[tuple[ArtifactCollection, str | None]]) -> list[dict[str, Any] | None]:
+def _isolated(
+    client: Client, asked: Sequence[tuple[ArtifactCollection, str | None]], trouble: Callable[[str], None]
+) -> list[dict[str, Any] | None]:
+    """A page of each of these collections; when they cannot be had together, of parts of them."""
+    try:
+        return _ask(client, asked, BRIEF if len(asked) > 1 else NORMAL)
+    except (TransientSourceError, RefusedQuery) as e:
+        if isinstance(e, UnknownFields):
+            raise
+        client.probe()  # a server that is away is nobody's fault
+        if len(asked) == 1:
+            trouble(f"the versions of artifact `{asked[0][0].collection}` could not be read: {e}")
+            return [None]
+        middle = len(asked) // 2
+        return _isolated(client, asked[:middle], trouble) + _isolated(client, asked[middle:], trouble)
+
+
+def _ask(
+    client: Client, asked: Sequence[tuple[ArtifactCollection, str | None]], patience: Patience
+) -> list[dict[str, Any] | None]:
     """A page of each of these collections, in one request."""
     variables: dict[str, Any] = {"entity": asked[0][0].key.entity, "project": asked[0][0].key.project}
     for i, (collection, after) in enumerate(asked):
@@ -122,12 +145,12 @@ def _ask(client: Client, asked: Sequence[tuple[ArtifactCollection, str | None]])
         )
         return (
             f"query Artifacts($entity: String!, $project: String!{declared}) {{"
-            f" project(name: $project, entityName: $entity) {{ {parts} }} }}"
+            f" project(name: $project, entityName: $entity) {{ name entityName {parts} }} }}"
             " fragment page on VersionedArtifactConnection { edges { node {"
             f" id {f.of('Artifact', _ARTIFACT)} }} }} pageInfo {{ endCursor hasNextPage }} }}"
         )
 
-    data, _ = client.ask(build, variables)
+    data, _ = client.ask(build, variables, patience=patience)
     shown = data.get("project") or {}
     pages = []
     for i in range(len(asked)):
