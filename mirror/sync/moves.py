@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mirror.records import Listing, Project
 from mirror.store import Writer
@@ -22,7 +23,8 @@ def held_runs(catalog: Catalog, listing: Listing) -> dict[str, Known]:
 
 
 def put_project(writer: Writer, project: Project, known: Mapping[str, Known], changes: Changes) -> None:
-    """Record a project. If runs of it come from one of the same storage id, it is that one under a new name."""
+    """Record a project. If runs of it come from one that was made at the same moment, or has the same storage id (which
+    may be made of names), it is that one under a new name."""
     held = known_projects(writer.catalog, project.source, project.entity).get(project.name, KnownProject(project.name))
     writer.put_project(project)
     if held.deleted:
@@ -32,8 +34,15 @@ def put_project(writer: Writer, project: Project, known: Mapping[str, Known], ch
     for old in sorted({(k.key.entity, k.key.project) for k in known.values()} - {(project.entity, project.name)}):
         former = Project(project.source, *old)
         row = stored(writer.catalog, former)
-        if row is not None and project.storage_id is not None and row["storage_id"] == project.storage_id:
+        if row is not None and _same(row, project):
             changes.renamed(former, project)
             writer.drop_project(former)
             return
     changes.project(project, "new")
+
+
+def _same(row: Mapping[str, Any], project: Project) -> bool:
+    return any(
+        said is not None and row[column] == said
+        for column, said in (("storage_id", project.storage_id), ("created_at", project.created_at))
+    )

@@ -1,0 +1,320 @@
+"""What changes at a source behind the mirror's back: the next sync has all of it, asks for little else, and says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from commanding import call, ok
+from serving import Server, client
+from syncing import Copy, Proxy, log_run, logged, operation_of, same
+from test_sync_changes import delete
+
+from mirror.records import Project
+from mirror.store import LOCAL_SOURCE, Reader, Writer
+from mirror.store.versions import run_of
+
+STARTED = json.dumps({"lr": {"value": 0.1}, "deep": {"value": {"a/b": [1, 2]}}, "_wandb": {"value": {"t": {"1": [1]}}}})
+"""A config as of a run that a client really started."""
+
+BY_SDK = """
+import wandb
+with wandb.init(project="behind", id="resumed", resume="must") as run:
+    run.log({"x": 100})
+with wandb.init(project="behind", id="rewound", resume_from="rewound?_step=9") as run:
+    run.log({"x": 200})
+with wandb.init(project="behind", id="rewound-same", resume_from="rewound-same?_step=24") as run:
+    for i in range(5):
+        run.log({"x": 300 + i})
+with wandb.init(project="behind", id="forked", fork_from="parent?_step=4") as run:
+    run.log({"x": 400})
+api = wandb.Api()
+run = api.run("local/behind/edited")
+run.config["lr"] = 0.5
+run.config["new"] = "é"
+run.name, run.notes, run.tags = "another name", "looked at", ["best", "ü"]
+run.summary["best"] = 7
+run.update()
+api.run("local/behind/deleted").delete()
+print("null")
+"""
+
+
+@contextmanager
+def behind(server: Server, *purged: str) -> Iterator[Writer]:
+    """The server's own mirror, while it is down: for what the wire has no mutation for. `purged` paths go after it."""
+    server.stop()
+    with Writer(server.root) as writer:
+        yield writer
+    if purged:
+        ok("purge", *purged, "--yes", root=server.root)
+    server.start()
+
+
+def move(writer: Writer, project: str, run_id: str, to: str) -> None:
+    """Give a run another project, as "Move" in W&B's workspace does: it keeps its storage id."""
+    held = next(k for k in writer.known(local(writer), "local", project).values() if k.run_id == run_id)
+    with Reader(writer.layout.root) as reader:
+        cursor = reader.connect().execute("select * from raw.runs_live where rid = ?", [held.rid])
+        row = dict(zip([d[0] for d in cursor.description], cursor.fetchone() or (), strict=True))
+    writer.put_run(replace(run_of(row), key=replace(held.key, project=to)))
+
+
+def local(writer: Writer) -> str:
+    """What a server calls the runs that were logged to it."""
+    return f"{LOCAL_SOURCE}-{writer.store_id[:12]}"
+
+
+def asked_runs(proxy: Proxy) -> list[str]:
+    """The runs whose documents were asked for."""
+    return sorted(
+        value
+        for request in proxy.requests
+        if operation_of(request) == "RunDocuments"
+        for name, value in request.json["variables"].items()
+        if name[0] == "n" and name[1:].isdigit()
+    )
+
+
+def seen(copy: Copy, *names: str) -> set[tuple[Any, ...]]:
+    """Rows of `changes` but those of the first sync."""
+    return set(copy.sql(
+        f"select {', '.join(names)} from changes where seen_at > (select min(seen_at) from changes)"
+    ))  # fmt: skip
+
+
+def x_of(rows: list[dict[str, Any]]) -> list[tuple[int, Any]]:
+    return [(row["_step"], row["x"]) for row in rows]
+
+
+def test_all_that_changed_behind_the_back_is_there_after_the_next_sync(
+    server: Server, proxy: Proxy, copy: Copy
+) -> None:
+    rows = [{"_step": i, "_timestamp": 1.7e9 + i, "x": i} for i in range(30)]
+    fillers = [f"filler{i:02}" for i in range(20)]
+    others = ["edited", "grouped", "resumed", "rewound", "rewound-same", "parent", "deleted", "moved"]
+    for name in [*fillers, *others]:
+        log_run(server, "behind", name, rows, config=STARTED, summary={"x": 29})
+    copy.sync("local/behind")
+    assert seen(copy, "*") == set()
+    new = copy.sql("select name, field, before, after from changes where kind = 'run' and change = 'new'")
+    assert sorted(new) == [(name, None, None, None) for name in sorted([*fillers, *others])]
+    copy.sync("local/behind")
+    client(server, BY_SDK)
+    server.upsert("behind", "grouped", groupName="a group", notes="a note")
+    with behind(server) as writer:
+        move(writer, "behind", "moved", "elsewhere")
+    proxy.reset()
+    copy.sync("local/behind", "local/elsewhere")
+
+    # Only what changed was asked for, and a twentieth of what did not.
+    asked = asked_runs(proxy)
+    changed = {"edited", "grouped", "resumed", "rewound", "rewound-same", "forked", "moved"}
+    assert changed <= set(asked) and set(asked) - changed <= {*fillers, "parent"}
+    assert len(asked) == len(changed) + 2, asked  # of 21 unchanged ones
+    assert proxy.operations["RunDocuments"] <= 4 and proxy.operations["RunRows"] <= 8, proxy.operations
+
+    held = copy.runs("behind")
+    edited = held["edited"]
+    assert (edited["name"], edited["notes"], edited["tags"]) == ("another name", "looked at", ["best", "ü"])
+    assert json.loads(edited["config"]) == {"lr": 0.5, "deep": {"a/b": [1, 2]}, "new": "é"}
+    assert json.loads(edited["summary"])["best"] == 7
+    assert (held["grouped"]["group"], held["grouped"]["notes"]) == ("a group", "a note")
+    before = [(i, i) for i in range(30)]
+    assert x_of(copy.rows("behind", "resumed")) == [*before, (30, 100)]
+    assert x_of(copy.rows("behind", "rewound")) == [*before[:10], (10, 200)]
+    assert x_of(copy.rows("behind", "rewound-same")) == [*before[:25], *((25 + i, 300 + i) for i in range(5))]
+    assert x_of(copy.rows("behind", "forked")) == [*before[:5], (5, 400)]
+    assert (held["forked"]["fork_run_id"], held["forked"]["fork_step"]) == ("parent", 4)
+    assert held["parent"]["fork_run_id"] is None and held["rewound"]["fork_run_id"] is None
+    same(copy.rows("behind", "parent"), rows)
+    assert "moved" not in held
+    same(copy.rows("elsewhere", "moved"), rows)
+    assert copy.sql("select count(*) from raw.history where rid = ?", copy.runs("elsewhere")["moved"]["rid"]) == [
+        (4 * 30 - 30,)  # the keys of 30 rows, once: nothing was written again
+    ]
+
+    runs = {row for row in seen(copy, "name", "change", "field", "before", "after") if row[0] not in fillers}
+    assert {row for row in runs if row[0] == "edited"} >= {
+        ("edited", "edited", "name", "edited", "another name"),
+        ("edited", "edited", "notes", None, "looked at"),
+        ("edited", "edited", "tags", "[]", '["best", "ü"]'),
+        ("edited", "edited", "config/lr", "0.1", "0.5"),
+        ("edited", "edited", "config/new", None, '"é"'),
+        ("edited", "edited", "summary/best", None, "7"),
+    }
+    assert {row for row in runs if row[0] == "grouped"} == {
+        ("grouped", "edited", "group", None, "a group"),
+        ("grouped", "edited", "notes", None, "a note"),
+    }
+    histories = {row for row in runs if row[1] in ("resumed", "rewound", "rewritten", "moved") or row[2] == "fork"}
+    assert histories == {
+        ("resumed", "resumed", "history", "30", "31"),
+        ("rewound", "rewound", "history", "30", "11"),
+        ("rewound-same", "rewritten", "history", "30", "30"),
+        ("forked", "new", "fork", None, "parent?_step=4"),
+        ("moved", "moved", "path", "local/behind", "local/elsewhere"),
+    }
+    assert ("elsewhere", "new", None, None, None) in runs
+
+    # What is deleted is believed when it is missing twice.
+    assert held["deleted"]["deleted_at"] is None
+    proxy.reset()
+    done = copy.sync("local/behind")
+    assert "1 deleted at the source" in done.stdout
+    assert copy.runs("behind")["deleted"]["deleted_at"] is not None
+    assert set(asked_runs(proxy)) <= {*fillers, *others, "forked"} and len(asked_runs(proxy)) == 2
+    assert ("deleted", "deleted", None) in seen(copy, "name", "change", "field")
+    count = copy.sql("select count(*) from changes")
+    copy.sync("local/behind", "local/elsewhere")
+    assert copy.sql("select count(*) from changes") == count  # nothing happened, nothing is said
+
+
+def test_changes_are_listed_and_chosen(server: Server, copy: Copy) -> None:
+    for name in ("a", "b"):
+        log_run(server, "listed", name, logged(3), config=STARTED)
+    copy.sync("local/listed")
+    server.upsert("listed", "a", displayName="x\x1b[31m\n" + "y" * 1000, tags=["t"])
+    copy.sync("local/listed")
+    found = json.loads(ok("changes", "--format", "json", root=copy.root))
+    assert [(row["path"], row["change"], row["field"]) for row in found] == [
+        ("local/listed", "new", None),
+        ("local/listed/a", "new", None),
+        ("local/listed/b", "new", None),
+        ("local/listed/a", "edited", "name"),
+        ("local/listed/a", "edited", "tags"),
+    ]
+    assert found[3]["before"] == "a" and len(found[3]["after"]) == 200 and found[3]["after"].endswith("y...")
+    assert "\x1b" not in ok("changes", root=copy.root)
+
+    def count(*options: str) -> int:
+        return len(json.loads(ok("changes", *options, "--format", "json", root=copy.root)))
+
+    assert count("local/listed/a") == 3 and count("local/listed/b") == 1 and count("local") == 5
+    assert count("--kind", "project") == 1 and count("--change", "edited") == 2 and count("--since", "1h") == 5
+    assert count("--since", "2099-01-01") == 0
+    for options, code, said in (
+        (["local/nowhere"], 1, "holds nothing of `local/nowhere`"),
+        (["--since", "soon"], 2, "is no time"),
+        (["--kind", "thing"], 2, "thing"),
+    ):
+        done = call("changes", *options, root=copy.root)
+        assert done.code == code and said in done.err, done
+
+
+def test_one_row_however_much_there_is(server: Server, copy: Copy) -> None:
+    """A run of many rows and many fields is one row when it is new, and one when it is resumed."""
+    config = {f"key{i}": {"value": i} for i in range(3000)} | {"_wandb": {"value": {}}}
+    log_run(server, "large", "r", logged(20_000), config=json.dumps(config), summary={f"s{i}": i for i in range(3000)})
+    copy.sync("local/large")
+    assert copy.sql("select kind, change, field from changes order by kind") == [
+        ("project", "new", None), ("run", "new", None),
+    ]  # fmt: skip
+    summary = {f"s{i}": i + 1 for i in range(3000)}
+    log_run(server, "large", "r", logged(20_000, 20_000), offset=20_000, summary=summary)
+    copy.sync("local/large")
+    assert seen(copy, "change", "field", "before", "after") == {("resumed", "history", "20000", "40000")}
+    changed = config | {f"key{i}": {"value": -1} for i in range(3000)}
+    server.upsert("large", "r", config=json.dumps(changed))
+    copy.sync("local/large")
+    fields = [row for row in seen(copy, "change", "field", "after") if row[0] == "edited"]
+    assert len(fields) == 21 and ("edited", "config", "... and 2,980 more fields") in fields
+
+
+def test_runs_that_go_on_are_no_news_but_their_end_is(server: Server, copy: Copy) -> None:
+    log_run(server, "goes", "r", logged(10), summary={"loss": 1}, finish=False)
+    copy.sync("local/goes")
+    log_run(server, "goes", "r", logged(10, 10), offset=10, summary={"loss": 2}, finish=False)
+    copy.sync("local/goes")
+    assert seen(copy, "*") == set()
+    log_run(server, "goes", "r", logged(1, 20), offset=20, summary={"loss": 3})
+    copy.sync("local/goes")
+    assert seen(copy, "name", "change", "field", "before", "after") == {("r", "edited", "state", "running", "finished")}
+
+
+def test_a_run_that_is_back_is_said_to_be(server: Server, proxy: Proxy, copy: Copy) -> None:
+    for i in range(11):
+        log_run(server, "again", f"r{i:02}", logged(2))
+    copy.sync("local/again")
+
+    def hide(request: Any, body: Any) -> Any:
+        project = body["data"].get("project") or {}
+        if "runs" in project:
+            project["runs"]["edges"] = [e for e in project["runs"]["edges"] if e["node"]["name"] != "r05"]
+            project["runCount"] = 10
+        return json.dumps(body).encode()
+
+    proxy.after = hide
+    copy.sync("local/again")
+    copy.sync("local/again")
+    proxy.reset()
+    copy.sync("local/again")
+    assert copy.sql("select change from changes where name = 'r05' order by seen_at") == [
+        ("new",), ("deleted",), ("returned",),
+    ]  # fmt: skip
+    assert copy.runs("again")["r05"]["deleted_at"] is None
+    same(copy.rows("again", "r05"), logged(2))
+
+
+def test_a_project_is_renamed_and_another_one_deleted(server: Server, proxy: Proxy, copy: Copy) -> None:
+    for name in ("old-name", "doomed"):
+        for i in range(3):
+            log_run(server, name, f"r{i}", logged(5))
+    copy.sync("local")
+    rid = copy.runs("old-name")["r0"]["rid"]
+    ((made,),) = copy.sql("select created_at from projects where project = 'old-name'")
+    with behind(server, "local/old-name", "local/doomed") as writer:
+        for i in range(3):
+            move(writer, "old-name", f"r{i}", "new-name")
+        writer.put_project(Project(local(writer), "local", "new-name", created_at=made))
+    copy.sync("local")
+    run = copy.runs("new-name")["r0"]
+    assert run["rid"] == rid and copy.runs("old-name") == {}
+    assert copy.sql("select count(*) from raw.history where rid = ?", rid) == [(25,)]  # 5 rows of 5 keys, once
+    same(copy.rows("new-name", "r0"), logged(5))
+    renamed = ("project", "renamed", "local/old-name", "local/new-name")
+    assert renamed in seen(copy, "kind", "change", "before", "after")
+    assert ("run", "moved") not in seen(copy, "kind", "change")
+    gone = "select project from projects where deleted_at is not null order by 1"
+    assert copy.sql(gone) == [("old-name",)]
+    done = copy.sync("local", ok=False)  # twice it was not there, but much of what there is
+    assert "projects of `local` are gone" in done.stderr and "--accept-deletions" in done.stderr
+    copy.sync("local", "--accept-deletions")
+    assert copy.sql(gone) == [("doomed",), ("old-name",)]
+    assert ("project", "deleted", "doomed") in seen(copy, "kind", "change", "name")
+    assert copy.runs("doomed")["r0"]["deleted_at"] is None  # its runs stay as they were
+    log_run(server, "doomed", "r9", logged(5))
+    copy.sync("local", ok=None)
+    assert copy.sql(gone) == [("old-name",)]
+    assert ("project", "returned", "doomed") in seen(copy, "kind", "change", "name")
+
+
+def test_what_cannot_be_reached_is_not_deleted(server: Server, proxy: Proxy, copy: Copy) -> None:
+    """A project of somebody else's entity may only be closed to the key."""
+    log_run(server, "closed", "r", logged(2), entity="others")
+    copy.sync("others/closed")
+
+    def after(request: Any, body: Any) -> Any:
+        if (request.json.get("variables") or {}).get("project") == "closed":
+            body["data"]["project"] = None
+        return body
+
+    proxy.after = after
+    for _ in range(3):
+        copy.sync("others/closed", "--accept-deletions", ok=False)
+    assert copy.sql("select count(*) from projects where deleted_at is not null") == [(0,)]
+    assert copy.sql("select count(*) from changes where change = 'deleted'") == [(0,)]
+
+
+def test_delete_is_a_real_mutation(server: Server, copy: Copy) -> None:
+    """Items, too: an artifact's edits are listed by field."""
+    for i in range(11):
+        log_run(server, "gone", f"r{i:02}", logged(2))
+    copy.sync("local/gone")
+    delete(server, "gone", "r03")
+    copy.sync("local/gone")
+    copy.sync("local/gone")
+    assert seen(copy, "kind", "name", "change", "field") == {("run", "r03", "deleted", None)}
