@@ -1,8 +1,9 @@
 """How fast the points of an MLflow store are read, beside `MlflowClient.get_metric_history` key by key.
 
-    python bench/mlflow.py [--steps 2000] [--keys 10] [--wide 300] [--repeat 3]
+    python bench/mlflow.py [--steps 2000] [--keys 10] [--wide 300] [--runs 40] [--workers 4] [--repeat 3]
 
-Starts an `mlflow server` on a SQLite file, logs two runs (some keys of many points, many keys of two) and reads them:
+Starts an `mlflow server` (4 workers, as by default) on a SQLite file, logs a run with some keys of many points, one
+with many keys of two, and many runs with three keys of a hundred, and reads them:
 
     client  MlflowClient.get_metric_history for each key, as the usual scripts do
     rest    the server, as `mirror sync mlflow:http://..` asks it: rows as JSON texts, ordered by time
@@ -29,20 +30,28 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
+from mirror.sources.mlflow.points import Points
 from mirror.sources.mlflow.road import Road, open_road
 from mirror.sources.mlflow.rows import rows
+from mirror.sources.mlflow.source import TOGETHER
 
 
-def by_client(client: MlflowClient, run_id: str) -> int:
-    keys = client.get_run(run_id).data.metrics
-    return sum(len(client.get_metric_history(run_id, key)) for key in keys)
+def by_client(client: MlflowClient, run_ids: list[str]) -> int:
+    return sum(
+        len(client.get_metric_history(run_id, key)) for run_id in run_ids for key in client.get_run(run_id).data.metrics
+    )
 
 
-def by_road(road: Road, run_id: str) -> int:
-    run = road.run(run_id)
-    assert run is not None
-    with road.points(run) as points:
-        return sum(map(len, rows(points)))
+def by_road(road: Road, experiment: str, run_ids: list[str]) -> int:
+    """As `mirror sync` asks, 16 runs at a time."""
+    total = 0
+    for start in range(0, len(run_ids), TOGETHER):
+        runs = road.documents(experiment, run_ids[start : start + TOGETHER])
+        with road.points(list(runs.values())) as points:
+            for found in points.values():
+                assert isinstance(found, Points)
+                total += sum(map(len, rows(found)))
+    return total
 
 
 def log(client: MlflowClient, experiment: str, keys: int, steps: int) -> str:
@@ -67,13 +76,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--keys", type=int, default=10)
     parser.add_argument("--wide", type=int, default=300)
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
         s.close()
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", str(options.workers)]
         command += ["--backend-store-uri", f"sqlite:///{folder}/store.db", "--artifacts-destination", f"{folder}/a"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         server = subprocess.Popen(command, cwd=folder, start_new_session=True, **quiet)
@@ -95,12 +106,13 @@ def compare(url: str, file: Path, options: argparse.Namespace) -> None:
     client = MlflowClient(url)
     experiment = client.create_experiment("bench")
     roads = {"rest": open_road(f"mlflow:{url}", {}), "file": open_road(f"mlflow:sqlite:///{file}", {})}
-    for keys, steps in ((options.keys, options.steps), (options.wide, 2)):
-        run_id, points = log(client, experiment, keys, steps), keys * steps
-        base = best(options.repeat, lambda run_id=run_id: by_client(client, run_id), points)
-        print(f"{keys} keys x {steps} points: client {points / base:,.0f} points/s", end="")
+    for count, keys, steps in (1, options.keys, options.steps), (1, options.wide, 2), (options.runs, 3, 100):
+        run_ids = [log(client, experiment, keys, steps) for _ in range(count)]
+        points = count * keys * steps
+        base = best(options.repeat, lambda run_ids=run_ids: by_client(client, run_ids), points)
+        print(f"{count} runs x {keys} keys x {steps} points: client {points / base:,.0f} points/s", end="")
         for name, road in roads.items():
-            taken = best(options.repeat, lambda road=road, run_id=run_id: by_road(road, run_id), points)
+            taken = best(options.repeat, lambda road=road, run_ids=run_ids: by_road(road, experiment, run_ids), points)
             print(f", {name} {points / taken:,.0f} ({base / taken:.1f}x)", end="")
         print(flush=True)
 

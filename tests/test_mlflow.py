@@ -23,6 +23,8 @@ import requests
 
 from mirror.cli import main
 from mirror.query.rows import rows as read_rows
+from mirror.sources.mlflow import histories
+from mirror.sources.mlflow.road import open_road
 from mirror.sources.mlflow.rows import own
 from mirror.store import Reader
 
@@ -212,14 +214,43 @@ def test_every_point_is_there(lab: Lab, mirror: Mirror) -> None:
 def same_points(lab: Lab, mirror: Mirror, names: list[str]) -> None:
     for name in names:
         run_id = lab.names[name]
-        from_client = Counter(
-            (point.timestamp, point.step, own(key), text(point.value))
-            for key in lab.client.get_run(run_id).data.metrics
-            for point in lab.client.get_metric_history(run_id, key)
-        )
-        put_in = Counter((at, step, own(key), value) for at, step, key, value in set(lab.logged[run_id]))
-        assert sum(from_client.values()) == sum(put_in.values())
-        assert mirror.points(run_id) == from_client, name
+        there = from_client(lab, run_id)
+        assert sum(there.values()) == len(set(lab.logged[run_id]))
+        expected = Counter({(at, step, own(key), value): n for (at, step, key, value), n in there.items()})
+        assert mirror.points(run_id) == expected, name
+
+
+def from_client(lab: Lab, run_id: str) -> Counter[Point]:
+    return Counter(
+        (point.timestamp, point.step, key, text(point.value))
+        for key in lab.client.get_run(run_id).data.metrics
+        for point in lab.client.get_metric_history(run_id, key)
+    )
+
+
+def test_answers_that_are_cut_off_lose_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server cuts after as many points as it is told, at most 25,000: here as few as 7."""
+    monkeypatch.setattr(histories, "CAP", 7)
+    monkeypatch.setattr(histories, "_PAGE", 5)
+    names = ["hostile", "wide", "child", *(f"small {i}" for i in range(12))]
+    for i, name in enumerate(names[3:]):
+        lab.log(lab.names[name], [(1_700_000_000_000 + j, j, "shared", j / 3) for j in range(i)])
+        lab.log(lab.names[name], [(1_700_000_000_000, 0, "alone", math.nan if i % 2 else 0.0)])
+    road = open_road(lab.roads()["rest"], {})
+    runs = list[Any]()
+    for experiment in {lab.runs[lab.names[name]] for name in names}:
+        there = [run_id for name in names if lab.runs[run_id := lab.names[name]] == experiment]
+        found_there = lab.client.get_experiment_by_name(experiment)
+        assert found_there is not None
+        runs += road.documents(found_there.experiment_id, there).values()
+    before = road.traffic.requests
+    with road.points(runs) as points:
+        for name in names:
+            found = points[lab.names[name]]
+            assert not isinstance(found, Exception)
+            held = Counter((at, step, key, text(math.nan if v is None else v)) for at, step, key, v in found)
+            assert held == from_client(lab, lab.names[name]), name
+    assert road.traffic.requests - before > 100
 
 
 def test_params_tags_and_the_rest_are_there(lab: Lab, mirror: Mirror) -> None:

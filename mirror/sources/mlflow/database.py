@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,14 @@ class DatabaseRoad:
                 count = connection.execute("select count(*) from metrics where run_uuid = ?", [info["run_id"]])
                 yield run, count.fetchone()[0]
 
-    def run(self, run_id: str) -> Json | None:
+    def documents(self, experiment_id: str, run_ids: Sequence[str]) -> dict[str, Json]:
+        found = {}
         with self._open() as connection:
-            found = connection.execute(f"{_RUN} where run_uuid = ?", [run_id]).fetchone()
-            return None if found is None else self._whole(connection, dict(found))
+            for run_id in run_ids:
+                info = connection.execute(f"{_RUN} where run_uuid = ?", [run_id]).fetchone()
+                if info is not None:
+                    found[run_id] = self._whole(connection, dict(info))
+        return found
 
     def _whole(self, connection: sqlite3.Connection, info: Json) -> Json:
         run_id = info["run_id"]
@@ -132,10 +136,10 @@ class DatabaseRoad:
         }
 
     @contextmanager
-    def points(self, run: Json) -> Iterator[Points]:
+    def points(self, runs: Sequence[Json]) -> Iterator[dict[str, Points | SourceError]]:
         with self._open() as connection:
             connection.row_factory = None
-            yield Points(connection, run["info"]["run_id"])
+            yield {run_id: Points(connection, run_id) for run in runs for run_id in [run["info"]["run_id"]]}
 
     def files(self, run: Json) -> list[FileEntry] | None:
         url = urlsplit(run["info"].get("artifact_uri") or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mirror.errors import TerminalSourceError
 
@@ -29,9 +29,6 @@ class Points:
         except sqlite3.Error as e:
             raise _unreadable(e) from e
 
-    def keys(self) -> set[str]:
-        return {key for (key,) in self._ask("select distinct key from metrics where run_uuid = ?")}
-
     def _ask(self, query: str) -> sqlite3.Cursor:
         try:
             return self._connection.execute(query, [self._run_id])
@@ -48,13 +45,19 @@ class Spool:
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
-        self.connection = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self.connection.execute("create table metrics (run_uuid, key, timestamp, step, value, is_nan)")
-        self.connection.execute("begin")
+        self._connection = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._connection.execute("create table metrics (run_uuid, key, timestamp, step, value, is_nan)")
+        self._connection.execute("begin")
 
-    def add(self, points: Iterator[Point]) -> int:
-        rows = ((self._run_id, key, at, step, value or 0.0, value is None) for at, step, key, value in points)
-        return self.connection.executemany("insert into metrics values (?, ?, ?, ?, ?, ?)", rows).rowcount
+    def add(self, points: Iterable[Point]) -> None:
+        rows = (
+            (self._run_id, key, at, step, 0.0 if value is None else value, value is None)
+            for at, step, key, value in points
+        )
+        self._connection.executemany("insert into metrics values (?, ?, ?, ?, ?, ?)", rows)
 
     def points(self) -> Points:
-        return Points(self.connection, self._run_id)
+        return Points(self._connection, self._run_id)
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,13 +1,10 @@
-"""MLflow's REST API, asked without MLflow: page by page, never by the calls that thin out or cut off.
-
-`metrics/get-history-bulk` ends after 25,000 points and `get-history-bulk-interval` samples, both without a word
-(mlflow 3.17); `metrics/get-history` gives all points of one metric in pages, which is what is asked here.
-"""
+"""MLflow's REST API, asked without MLflow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -16,16 +13,20 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from mirror.errors import TerminalSourceError, TransientSourceError
+from mirror.errors import SourceError, TerminalSourceError, TransientSourceError
 from mirror.paths import api_url, canonical_source
+from mirror.pool import Pool
 from mirror.records import FileEntry
-from mirror.sources.mlflow.document import number
-from mirror.sources.mlflow.points import Point, Points, Spool
+from mirror.sources.mlflow.histories import Histories, close
+from mirror.sources.mlflow.points import Points, Spool
 from mirror.sources.mlflow.road import Json
 from mirror.wandb.transport import Traffic
 
-_RUNS, _POINTS = 200, 20_000
-"""How many runs and points to ask for at once; a run may have thousands of params and metrics."""
+_RUNS = 200
+"""How many runs to list at once; a run may have thousands of params and metrics."""
+_AT_ONCE = 6
+"""Requests at the same time: a server's few workers have no use for more."""
+_CONNECTIONS = 32
 _RETRY = Retry(total=5, connect=2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
 """Every request only reads, those by POST too."""
 
@@ -38,12 +39,19 @@ class RestRoad:
         self.base_url = api_url(url)
         self.traffic = Traffic()
         self._session = requests.Session()
-        self._session.mount("http://", HTTPAdapter(max_retries=_RETRY))
-        self._session.mount("https://", HTTPAdapter(max_retries=_RETRY))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=_RETRY))
         if token := environ.get("MLFLOW_TRACKING_TOKEN"):
             self._session.headers["Authorization"] = f"Bearer {token}"
         elif user := environ.get("MLFLOW_TRACKING_USERNAME"):
             self._session.auth = (user, environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+        self._pool = Pool(_AT_ONCE, "mlflow")
+        self._histories = Histories(
+            lambda path, asked: self._ask("GET", path, asked) or {},
+            lambda path, asked: self._ask("GET", path, asked, api="ajax-api") or {},
+            self._pool,
+            _AT_ONCE,
+        )
 
     @property
     def name(self) -> str:
@@ -71,9 +79,14 @@ class RestRoad:
         for run in self._pages("runs/search", asked, "runs"):
             yield run, None
 
-    def run(self, run_id: str) -> Json | None:
-        found = self._ask("GET", "runs/get", {"run_id": run_id}, none_if_missing=True)
-        return None if found is None else found["run"]
+    def documents(self, experiment_id: str, run_ids: Sequence[str]) -> dict[str, Json]:
+        """One by one, several at a time: `runs/search` leaves out model inputs (mlflow 3.17)."""
+
+        def ask(run_id: str) -> Json | None:
+            return self._ask("GET", "runs/get", {"run_id": run_id}, none_if_missing=True)
+
+        answers = [(run_id, self._pool.submit(ask, run_id)) for run_id in run_ids]
+        return {run_id: found["run"] for run_id, future in answers if (found := future.result()) is not None}
 
     def versions(self) -> list[Json]:
         found = list(self._pages("model-versions/search", {"max_results": 1000}, "model_versions", "GET"))
@@ -92,26 +105,13 @@ class RestRoad:
     # -- a run --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def points(self, run: Json) -> Iterator[Points]:
-        """Key by key, gathered on disk. Raises SourceError if a metric's last point is not among those that came."""
-        run_id = run["info"]["run_id"]
-        spool = Spool(run_id)
-        with closing(spool.connection):
-            for latest in run.get("data", {}).get("metrics", ()):
-                key = latest["key"]
-                missing = _Seek((int(latest["timestamp"]), int(latest.get("step", 0)), number(latest["value"])))
-                spool.add(missing.watch(self._history(run_id, key)))
-                if not missing.found:
-                    raise TransientSourceError(
-                        f"`{self.base_url}` did not give all points of metric `{key}` of run {run_id}: sync again later"
-                    )
-            yield spool.points()
-
-    def _history(self, run_id: str, key: str) -> Iterator[Point]:
-        asked = {"run_id": run_id, "metric_key": key, "max_results": _POINTS}
-        for point in self._pages("metrics/get-history", asked, "metrics", "GET"):
-            value = number(point["value"])
-            yield int(point["timestamp"]), int(point.get("step", 0)), key, None if value != value else value
+    def points(self, runs: Sequence[Json]) -> Iterator[dict[str, Points | SourceError]]:
+        """Gathered on disk, several requests at a time."""
+        found = self._histories.gather(runs)
+        try:
+            yield {run_id: one.points() if isinstance(one, Spool) else one for run_id, one in found.items()}
+        finally:
+            close(found)
 
     def files(self, run: Json) -> list[FileEntry] | None:
         found, folders = list[FileEntry](), [""]
@@ -141,8 +141,10 @@ class RestRoad:
                 raise TerminalSourceError(f"`{self.base_url}` sends the same page of {path} again and again")
             seen.add(token)
 
-    def _ask(self, method: str, path: str, asked: Json, *, none_if_missing: bool = False) -> Json | None:
-        url = f"{self.base_url}/api/2.0/mlflow/{quote(path)}"
+    def _ask(
+        self, method: str, path: str, asked: Json, *, none_if_missing: bool = False, api: str = "api"
+    ) -> Json | None:
+        url = f"{self.base_url}/{api}/2.0/mlflow/{quote(path)}"
         how: dict[str, Any] = {"params": asked} if method == "GET" else {"json": asked}
         try:
             response = self._session.request(method, url, timeout=(10, 120), **how)
@@ -160,7 +162,7 @@ class RestRoad:
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
         try:
-            answer = orjson.loads(content)
+            answer = _decoded(content)
             assert isinstance(answer, dict)
         except (ValueError, AssertionError) as e:
             raise TerminalSourceError(
@@ -172,18 +174,11 @@ class RestRoad:
         return answer
 
 
-class _Seek:
-    """Looks for one point among those that pass."""
-
-    def __init__(self, point: tuple[int, int, float]) -> None:
-        self._at, self._step, self._value = point
-        self.found = False
-
-    def watch(self, points: Iterator[Point]) -> Iterator[Point]:
-        for point in points:
-            if point[0] == self._at and point[1] == self._step:
-                self.found |= point[3] == self._value or (point[3] is None and self._value != self._value)
-            yield point
+def _decoded(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return json.loads(content)  # which takes the NaN that `get-history-bulk` writes
 
 
 def _view(deleted: bool) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
-from mirror.errors import UsageError
+from mirror.errors import SourceError, UsageError
 from mirror.records import FileEntry
 from mirror.sources.mlflow.points import Points
 from mirror.wandb.transport import Traffic
@@ -35,12 +35,12 @@ class Road(Protocol):
         """Runs, each with its number of points if the road can count them."""
         ...
 
-    def run(self, run_id: str) -> Json | None:
-        """One run; None if there is none."""
+    def documents(self, experiment_id: str, run_ids: Sequence[str]) -> dict[str, Json]:
+        """Some runs of an experiment, deleted or not, by run id; those that are not there are left out."""
         ...
 
-    def points(self, run: Json) -> AbstractContextManager[Points]:
-        """All points of all metrics of a run."""
+    def points(self, runs: Sequence[Json]) -> AbstractContextManager[Mapping[str, Points | SourceError]]:
+        """All points of all metrics of some runs, by run id; an error if those of a run cannot all be had."""
         ...
 
     def files(self, run: Json) -> list[FileEntry] | None:

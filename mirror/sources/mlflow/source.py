@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
+from typing import TypeVar
 
 from mirror.errors import SourceError
-from mirror.records import Fetched, ListedRun, Listing, Project, RunKey
+from mirror.pool import Pool
+from mirror.records import Fetched, FileEntry, ListedRun, Listing, Project, RunKey
 from mirror.sources.mlflow import registry
 from mirror.sources.mlflow.document import document, fingerprint, when
+from mirror.sources.mlflow.points import Points
 from mirror.sources.mlflow.road import Json, Road
 from mirror.sources.mlflow.rows import Digest, rows
 from mirror.sources.protocol import (
@@ -27,6 +31,10 @@ from mirror.sources.protocol import (
 from mirror.wandb.transport import Traffic
 
 ENTITY = "mlflow"
+TOGETHER = 20
+"""Runs whose documents are held in memory, and whose points are asked for together."""
+_AT_ONCE = 8
+_T, _U = TypeVar("_T"), TypeVar("_U")
 
 
 class MlflowSource:
@@ -45,6 +53,7 @@ class MlflowSource:
         self._ids: dict[str, Json] = {}
         self._versions: dict[str, list[Json]] = {}
         self._unread = False
+        self._pool = Pool(_AT_ONCE, "mlflow")
 
     @property
     def name(self) -> str:
@@ -94,57 +103,89 @@ class MlflowSource:
         return Listing(self._project(experiment), list(found.values()), complete=True, everything=self._filter is None)
 
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[Step]:
+        todo = []
         for one in wanted:
             if one.glance and one.history.proven:
                 yield Finished(one.key, one.listed.fingerprint, one.memo or "")
-                continue
-            try:
-                yield from self._fetch(one)
-            except SourceError as e:
-                yield Trouble(one.key, "history", str(e))
-                yield Finished(one.key)
+            else:
+                todo.append(one)
+        for start in range(0, len(todo), TOGETHER):
+            yield from self._together(todo[start : start + TOGETHER])
 
-    def _fetch(self, wanted: Wanted) -> Iterator[Step]:
-        key = wanted.key
-        run = self._road.run(key.run_id)
-        if run is None:
-            yield Finished(key, gone=True)
+    def _together(self, wanted: Sequence[Wanted]) -> Iterator[Step]:
+        """Some runs, whose questions are asked side by side."""
+        try:
+            experiment = str(self._ids[wanted[0].key.project]["experiment_id"])
+            found = self._road.documents(experiment, [one.key.run_id for one in wanted])
+        except SourceError as e:
+            for one in wanted:
+                yield Trouble(one.key, "documents", str(e))
+                yield Finished(one.key)
             return
+        yield from (Finished(one.key, gone=True) for one in wanted if one.key.run_id not in found)
+        runs = [(one, run) for one in wanted if (run := found.get(one.key.run_id)) is not None]
+        documents = [run for _, run in runs]
+        files = self._side_by_side(self._road.files, documents)
+        with ExitStack() as stack:
+            points: Mapping[str, Points | SourceError]
+            try:
+                points = stack.enter_context(self._road.points(documents))
+            except SourceError as e:
+                points = {one.key.run_id: e for one, _ in runs}
+            for (one, run), listed in zip(runs, files, strict=True):
+                try:
+                    yield from self._run(one, run, listed, points[one.key.run_id])
+                except SourceError as e:
+                    yield Trouble(one.key, "history", str(e))
+                    yield Finished(one.key)
+
+    def _side_by_side(self, ask: Callable[[_T], _U], about: Sequence[_T]) -> list[_U | SourceError]:
+        found: list[_U | SourceError] = []
+        for future in [self._pool.submit(ask, one) for one in about]:
+            try:
+                found.append(future.result())
+            except SourceError as e:
+                found.append(e)
+        return found
+
+    def _run(
+        self, wanted: Wanted, run: Json, files: list[FileEntry] | SourceError | None, points: Points | SourceError
+    ) -> Iterator[Step]:
+        key = wanted.key
         yield Document(document(key, run, self._road.url(run)))
         if versions := self._versions.get(key.run_id):
             yield Items(key, registry.items(key, versions))
-        try:
-            files = self._road.files(run)
-        except (SourceError, OSError) as e:
-            yield Trouble(key, "files", str(e))
-        else:
-            if files is not None:
-                yield Manifest(key, files)
-            elif not self._unread:
-                self._unread = True
-                self.notices.append(f"`{self.name}` does not tell which artifacts there are: its server would")
+        if isinstance(files, SourceError):
+            yield Trouble(key, "files", str(files))
+        elif files is not None:
+            yield Manifest(key, files)
+        elif not self._unread:
+            self._unread = True
+            self.notices.append(f"`{self.name}` does not tell which artifacts there are: its server would")
         digest = Digest()
-        yield from self._history(wanted, run, digest)
+        if isinstance(points, SourceError):
+            yield Trouble(key, "history", str(points))
+        else:
+            yield from _history(wanted, points, digest)
         # As listed, not as read: what is logged meanwhile is noticed by the next sync.
         yield Finished(key, wanted.listed.fingerprint, json.dumps({"rows": digest.rows, "digest": digest.text()}))
 
-    def _history(self, wanted: Wanted, run: Json, digest: Digest) -> Iterator[Step]:
-        """All points are read, for a later one may lie before those that are held; only what follows them is
-        handed over if they are still the beginning."""
-        with self._road.points(run) as points:
-            skip = _begins(rows(islice(points, _held(wanted))), wanted)
-            if not skip and (wanted.history.rows or wanted.history.pending):
-                yield Restart(wanted.key)
-            left = skip
-            for batch in rows(points):
-                digest.take(batch)
-                new, left = batch[left:], max(0, left - len(batch))
-                if new:
-                    yield Rows(wanted.key, new)
-            complete = digest.rows == points.total
-            got = digest.rows
-        total = got if complete else points.total
-        yield HistoryRead(wanted.key, Fetched("history", "points", got=got, total=total, complete=complete))
+
+def _history(wanted: Wanted, points: Points, digest: Digest) -> Iterator[Step]:
+    """All points are read, for a later one may lie before those that are held; only what follows them is handed
+    over if they are still the beginning."""
+    skip = _begins(rows(islice(points, _held(wanted))), wanted)
+    if not skip and (wanted.history.rows or wanted.history.pending):
+        yield Restart(wanted.key)
+    left = skip
+    for batch in rows(points):
+        digest.take(batch)
+        new, left = batch[left:], max(0, left - len(batch))
+        if new:
+            yield Rows(wanted.key, new)
+    complete = digest.rows == points.total
+    total = digest.rows if complete else points.total
+    yield HistoryRead(wanted.key, Fetched("history", "points", got=digest.rows, total=total, complete=complete))
 
 
 def _held(wanted: Wanted) -> int:
