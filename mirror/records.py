@@ -7,7 +7,8 @@ send exactly what arrived. `None` always means "the source did not say".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -203,6 +204,19 @@ class ArtifactEntry:
     birth_id: str | None = None
     extra: str | None = None
     sha256: str | None = None
+
+
+def manifest_digest(entries: Iterable[tuple[str, str | None]]) -> str:
+    """The digest of an artifact with these (path, digest) entries, in hex: the MD5 of a header line and a line
+    `<path>:<digest>` for each, sorted by path (this is how W&B's SDK makes it, and what it sends along).
+
+    >>> manifest_digest([])
+    '64e7c61456b10382e2f3b571ac24b659'
+    """
+    hashed = hashlib.md5(b"wandb-artifact-manifest-v1\n", usedforsecurity=False)
+    for path, digest in sorted(entries):
+        hashed.update(f"{path}:{digest}\n".encode("utf-8", "surrogatepass"))
+    return hashed.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,14 @@ create table artifact_entries (        -- Manifests: one row per entry of an art
   sha256   varchar                     -- blob with the bytes, where they are held
 );
 
+create table tables (                  -- W&B tables whose bytes are held: what is in each, once for every run or artifact that has it.
+  rid       bigint not null,           -- which run or artifact
+  sha256    varchar not null,          -- blob with the table as JSON; its rows lie in ROOT/tables/<sha256>.parquet, too
+  row_count bigint,                    -- rows; null if it could not be read
+  fields    varchar,                   -- columns as JSON: a list of {"name": as logged, "column": name in SQL, "type": type in SQL, "exact": "json" where values are JSON text}
+  note      varchar                    -- why it could not be read
+);
+
 create table artifact_uses (           -- Lineage: one row per run that used an artifact version.
   rid     bigint not null,             -- which artifact
   gen     bigint not null,             -- version; live is artifacts.uses_gen

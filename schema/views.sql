@@ -47,6 +47,47 @@ create view logs as                    -- One row per console line.
 select l.source, l.entity, l.project, l.run_id, c.* exclude (gen)
 from raw.logs c join raw.live l on l.rid = c.rid and l.logs_gen = c.gen;
 
+create view raw.typed_cells as         -- Cells of history and nodes of summaries that hold a W&B type: media, tables, histograms, ...
+select c.rid, 'history' as stream, c.key, c.step, c.row, c.ts, try(json_extract_string(c.j, '$._type')) as type, c.j
+from raw.history c join raw.live l on l.rid = c.rid and l.history_gen = c.gen where c.kind = 'media'
+union all
+select c.rid, 'summary', replace(replace(replace(substr(c.path, 2), '/', '.'), '~1', '/'), '~0', '~'), null, null, null,
+       try(json_extract_string(c.str, '$._type')), c.str
+from raw.summary c join raw.live l on l.rid = c.rid and l.summary_gen = c.gen
+where c.type = 'object' and contains(c.str, '"_type"') and try(json_extract_string(c.str, '$._type')) is not null;
+
+create view media as                   -- One row per file that a cell of history or summary refers to: images, tables, ... held says whether its bytes are here.
+select l.source, l.entity, l.project, l.run_id, c.stream, c.key, c.step, c.row, c.ts, c.type, c.item, c.path,
+       coalesce(c.sha256, f.sha256) as sha256, coalesce(c.size, f.size) as size, c.caption, c.artifact_path,
+       f.sha256 is not null as held, f.sha256 as blob, c.j, c.rid
+from (
+  select t.*, i.item, coalesce(t.names[i.item + 1], try(json_extract_string(t.j, '$.path'))) as path,
+         coalesce(t.captions[i.item + 1], try(json_extract_string(t.j, '$.caption'))) as caption,
+         try(json_extract_string(t.j, '$.sha256')) as sha256, try(cast(t.j->>'$.size' as bigint)) as size,
+         coalesce(try(json_extract_string(t.j, '$.artifact_path')), try(json_extract_string(t.j, '$._latest_artifact_path')))
+           as artifact_path
+  from (
+    select *, try(json_extract_string(j, '$.filenames[*]')) as names, try(json_extract_string(j, '$.captions[*]')) as captions
+    from raw.typed_cells where type <> 'histogram'
+  ) t, unnest(range(greatest(1, len(t.names)))) as i(item)
+) c
+join raw.live l on l.rid = c.rid
+left join (select r.rid, r.name, r.size, r.sha256 from raw.files r join raw.live g on g.rid = r.rid and g.files_gen = r.gen) f
+  on f.rid = c.rid and f.name = c.path
+where c.path is not null;
+
+create view histograms as              -- One row per bin of a histogram in history or summary.
+select l.source, l.entity, l.project, l.run_id, c.stream, c.key, c.step, c.row, c.ts, i.bin,
+       coalesce(c.edges[i.bin + 1], c.low + i.bin * c.width) as bin_left,
+       coalesce(c.edges[i.bin + 2], c.low + (i.bin + 1) * c.width) as bin_right,
+       c.counts[i.bin + 1] as count, c.rid
+from (
+  select *, try(cast(j->'$.values' as double[])) as counts, try(cast(j->'$.bins' as double[])) as edges,
+         try(cast(j->>'$.packedBins.min' as double)) as low, try(cast(j->>'$.packedBins.size' as double)) as width
+  from raw.typed_cells where type = 'histogram'
+) c
+join raw.live l on l.rid = c.rid, unnest(range(len(c.counts))) as i(bin);
+
 create view sweeps as                  -- One row per sweep; its runs are those of `runs` with this sweep.
 select * exclude (rid, gen) from raw.sweeps_live;
 
@@ -59,6 +100,24 @@ select * exclude (rid, gen, entries_gen, uses_gen) from raw.artifacts_live;
 create view artifact_entries as        -- One row per entry of an artifact version.
 select a.source, a.entity, a.project, a.type, a.collection, a.version, e.* exclude (rid, gen), a.storage_id
 from raw.artifact_entries e join raw.artifacts_live a on a.rid = e.rid and a.entries_gen = e.gen;
+
+create view tables as                  -- One row per W&B table: where it was logged, its rows and columns once its bytes are held. Read one as "<name>".
+select * from (
+  select m.source, m.entity, m.project, m.run_id, m.key, m.step, m.row, null::varchar as collection,
+         null::integer as version, m.path, m.blob as sha256, t.row_count, t.fields, t.note,
+         'table:' || m.entity || '/' || m.project || '/' || m.run_id || ':' || m.key || coalesce('@' || m.step, '') as name,
+         m.rid
+  from (select * from media qualify stream = min(stream) over (partition by rid, key)) m
+  left join (select distinct * from raw.tables) t on t.rid = m.rid and t.sha256 = m.blob
+  where m.path like '%.table.json'
+  union all
+  select a.source, a.entity, a.project, a.run_id, null, null, null, a.collection, a.version, e.path, e.sha256, t.row_count,
+         t.fields, t.note,
+         'table:' || a.entity || '/' || a.project || '/' || a.collection || ':v' || a.version || '/' || e.path, e.rid
+  from raw.artifact_entries e join raw.artifacts_live a on a.rid = e.rid and a.entries_gen = e.gen
+  left join (select distinct * from raw.tables) t on t.rid = e.rid and t.sha256 = e.sha256
+  where e.path like '%.table.json' and a.deleted_at is null
+);
 
 create view artifact_uses as           -- One row per run that used an artifact version; run_* name the run.
 select a.source, a.entity, a.project, a.type, a.collection, a.version, u.entity as run_entity,

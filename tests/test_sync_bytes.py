@@ -77,7 +77,7 @@ def test_only_what_matches_is_fetched_and_only_once(proxy: Proxy, server: Server
     proxy.requests.clear()
     copy.sync("local/p/r1", "--files", "*.ckpt")
     assert held(copy).keys() - {"requirements.txt"} == {"models/a.ckpt", "models/b.ckpt", "same.ckpt", "ä ö.txt"}
-    assert len(downloads(proxy)) == 1
+    assert not downloads(proxy)  # the same bytes are held under another name
     proxy.requests.clear()
     before = copy.files()
     copy.sync("local/p", "--full", "--files", "*.ckpt")

@@ -17,8 +17,7 @@ from liar import Answer, Request
 from serving import Server, serving
 from syncing import Copy, Proxy, log_run, operation_of
 
-from mirror.records import ArtifactEntry
-from mirror.wandb.artifacts import digest_of
+from mirror.records import manifest_digest
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +93,7 @@ def test_artifacts_are_mirrored_as_they_were_logged(server: Server, tmp_path: Pa
             "select path, digest, size, ref from artifact_entries where collection = ? and version = ?", who[1], who[2]
         )
         assert {path: (d, s, r) for path, d, s, r in held} == entries
-        assert digest == digest_of([ArtifactEntry(path, d) for path, (d, _, _) in entries.items()])
+        assert digest == manifest_digest((path, d) for path, (d, _, _) in entries.items())
     uses = copy.sql("select collection, version, run_project, run_id from artifact_uses order by collection")
     assert uses == [("data", 0, "p", "user"), ("net", 0, "p", "user")]
     collections = copy.sql("select type, collection from artifact_collections order by 1")

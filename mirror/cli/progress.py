@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror.cli.console import safe
+from mirror.query.text import size_of
 
 if TYPE_CHECKING:
     from mirror.sync.progress import Progress
@@ -51,7 +52,7 @@ def steps(what: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]
 
 @contextmanager
 def _bars(verbose: bool) -> Iterator[Progress]:
-    """Bars on stderr: runs listed, runs fetched, rows fetched, with rates and the time that is left."""
+    """Bars on stderr: runs listed, runs and rows fetched, bytes downloaded, with rates and the time that is left."""
     from rich import progress as bars
     from rich.console import Console
     from rich.text import Text
@@ -61,7 +62,14 @@ def _bars(verbose: bool) -> Iterator[Progress]:
     class Rate(bars.ProgressColumn):
         def render(self, task: bars.Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
+            shown = size_of(int(speed or 0)) if task.fields.get("in_bytes") else f"{speed or 0:,.0f}"
+            return Text(f"{shown}/s" if speed else "", style="progress.data.speed")
+
+    class Done(bars.MofNCompleteColumn):
+        def render(self, task: bars.Task) -> Text:
+            if not task.fields.get("in_bytes"):
+                return super().render(task)
+            return Text(f"{size_of(int(task.completed))}/{size_of(int(task.total or 0))}", style="progress.download")
 
     class Limit(bars.ProgressColumn):
         max_refresh = 0.5
@@ -97,6 +105,15 @@ def _bars(verbose: bool) -> Iterator[Progress]:
             drawn.advance(self.runs, runs)
             drawn.advance(self.rows, rows)
 
+        def downloading(self, project: str, files: int, nbytes: int) -> None:
+            self._start(project)
+            self.files = drawn.add_task("  files", total=files)
+            self.bytes = drawn.add_task("  bytes", total=nbytes, in_bytes=True)
+
+        def downloaded(self, *, files: int = 0, nbytes: int = 0) -> None:
+            drawn.advance(self.files, files)
+            drawn.advance(self.bytes, nbytes)
+
         def notice(self, message: str) -> None:
             if verbose:
                 drawn.console.print(safe(message), markup=False, highlight=False)
@@ -105,7 +122,7 @@ def _bars(verbose: bool) -> Iterator[Progress]:
     drawn = bars.Progress(
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
-        bars.MofNCompleteColumn(),
+        Done(),
         Rate(),
         bars.TimeRemainingColumn(),
         Limit(),

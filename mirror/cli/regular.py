@@ -19,10 +19,12 @@ from mirror.errors import MirrorError, UsageError
 NAME = "mirror.toml"
 _OPTIONS = {
     "paths": "paths", "base_url": "base_url", "filter": "filter_", "since": "since", "state": "states",
-    "exclude": "exclude", "files": "files", "what": "what",
+    "exclude": "exclude", "files": "files", "artifacts": "artifacts", "media": "media", "all_bytes": "all_bytes",
+    "what": "what",
 }  # fmt: skip
 """Keys of an entry, and the parameters of `mirror sync` they stand for."""
-_LISTS = {"paths", "state", "exclude", "files", "what"}
+_LISTS = {"paths", "state", "exclude", "files", "artifacts", "what"}
+_FLAGS = {"media", "all_bytes"}
 _EXAMPLE = 'a line `[[sync]]` and below it `paths = ["my-team/my-project"]`'
 
 
@@ -87,6 +89,7 @@ def read(root: Path) -> list[dict[str, Any]]:
 def _entry(file: _File, number: int, entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
     from mirror.cli.selection import moment
     from mirror.sources.parts import chosen
+    from mirror.sync.wanted import WantedBytes
 
     given: dict[str, Any] = {}
     for key, value in entry.items():
@@ -103,6 +106,7 @@ def _entry(file: _File, number: int, entry: Mapping[str, Any], root: Path) -> di
         "since": lambda text: moment(text, now),
         "filter": _checked_filter,
         "what": chosen,
+        "artifacts": lambda texts: WantedBytes(artifacts=texts),
     }
     if any(text.startswith("mlflow:") for text in given["paths"]):
         del checks["filter"]  # MLflow's filters are in a language of its own
@@ -121,6 +125,10 @@ def _value(file: _File, number: int, key: str, value: Any) -> Any:
 
     if key == "filter" and isinstance(value, dict):
         return json.dumps(value)
+    if key in _FLAGS:
+        if not isinstance(value, bool):
+            file.refuse(f"`{key}` is neither true nor false: write {key} = true", number, key)
+        return value
     if key not in _LISTS:
         if not isinstance(value, str):
             file.refuse(f"`{key}` is no text: write it in quotes", number, key)

@@ -10,8 +10,7 @@ from mirror.errors import NotFoundError, UsageError
 from mirror.objects import bytes as disk
 from mirror.objects.users import User
 from mirror.paths import DEFAULT_BASE_URL, api_url, canonical_source
-from mirror.records import ItemKey
-from mirror.wandb.artifacts import find_entry
+from mirror.wandb.artifacts import find_entries
 from mirror.wandb.client import Client
 from mirror.wandb.documents import find_manifest
 from mirror.wandb.transport import Transport
@@ -45,9 +44,7 @@ def fetch_entry(entry: Entry, path: Path) -> None:
     artifact = entry.artifact
     client = _client(artifact._held, artifact.source)
     try:
-        key = ItemKey(artifact.source, artifact.id, artifact.entity, artifact.project)
-        collection, _, version = artifact.source_name.rpartition(":")
-        url = find_entry(client, key, collection, version, entry.path)
+        url = find_entries(client, [(artifact.id, [entry.path])])[0].get(entry.path)
         if url is None:
             raise NotFoundError(f"`{client.source}` has no `{entry.path}` of {artifact.source_qualified_name} any more")
         with disk.written(path) as out:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from mirror.errors import StoreError
@@ -102,15 +103,37 @@ class Items:
         identity, row = self._opened(kind, key)
         if not identity.gen or identity.deleted_at:
             return
-        if row is None:
-            held = self._committer.read(kind, [identity.rid], [identity.gen]).to_pylist()
-            if not held:
-                raise StoreError(
-                    f"`{key.storage_id}` of `{key.entity}/{key.project}` is in the catalog, but not in `{kind}`: "
-                    f"run `mirror repair --mirror {self._catalog.layout.root}`"
-                )
-            row = held[0]
-        self._write(replace(identity, deleted_at=iso(at or now())), row, batch)
+        self._write(replace(identity, deleted_at=iso(at or now())), row or self._stored(identity), batch)
+
+    def hold(self, key: ItemKey, hashes: Mapping[str, str], batch: Batch) -> int:
+        """Note which blobs (sha256, by path) hold the bytes of an artifact's entries; returns the bytes that buffers.
+        What the artifact is does not change by that."""
+        identity, row = self._opened("artifacts", key)
+        rows = self._committer.read("artifact_entries", [identity.rid], [identity.entries_gen])
+        paths, known = pa.array(list(hashes), pa.string()), pa.array(list(hashes.values()), pa.string())
+        found = known.take(pc.index_in(rows["path"], paths).combine_chunks())
+        sha256 = pc.coalesce(found, rows["sha256"].combine_chunks())
+        gen = pa.repeat(pa.scalar(identity.entries_gen + 1, pa.int64()), rows.num_rows)
+        for name, column in (("sha256", sha256), ("gen", gen)):
+            rows = rows.set_column(rows.column_names.index(name), name, column)
+        batch.rows.setdefault("artifact_entries", []).append(rows.cast(tables()["artifact_entries"]))
+        batch.superseded["artifact_entries"] = batch.superseded.get("artifact_entries", 0) + 1
+        changed = self.changed
+        self._write(replace(identity, entries_gen=identity.entries_gen + 1), row or self._stored(identity), batch)
+        self.changed = changed
+        return int(rows.nbytes)
+
+    def _stored(self, identity: ItemIdentity) -> dict[str, Any]:
+        """The live version of an item, read back from the data."""
+        held = self._committer.read(identity.kind, [identity.rid], [identity.gen]).to_pylist()
+        if not held:
+            key = identity.key
+            raise StoreError(
+                f"`{key.storage_id}` of `{key.entity}/{key.project}` is in the catalog, but not in `{identity.kind}`: "
+                f"run `mirror repair --mirror {self._catalog.layout.root}`"
+            )
+        found: dict[str, Any] = held[0]
+        return found
 
     def missed(self, kind: str, key: ItemKey, batch: Batch) -> int:
         """Note that a complete listing lacked the item; returns how many in a row did."""

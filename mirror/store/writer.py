@@ -274,7 +274,8 @@ class Writer:
         gen = 1 + max(self.catalog.newest_gen(found.identity.rid, stream), found.streams.get(stream, StreamState()).gen)
         self._drop_buffered(found, stream)
         found.streams[stream] = StreamState(gen=gen, pending=stream in found.live)
-        found.stats = None
+        if stream == "history":
+            found.stats = None
         found.writing.add(stream)
         if keep:
             found.changed.add(stream)

@@ -1,22 +1,31 @@
-"""Bytes of run files, for those who ask for them: into ROOT/blobs by their content, each checked on arrival."""
+"""Bytes of run files and artifacts, for those who ask for them: into ROOT/blobs by their content, each checked on
+arrival. A download that was cut off, by the network or by a kill, goes on where it stopped."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
-from mirror.errors import MirrorError, SourceError, TerminalSourceError, UsageError
-from mirror.records import FileEntry, Project, RunKey
+from mirror.errors import MirrorError, SourceError, TerminalSourceError, TransientSourceError, UsageError
+from mirror.records import FileEntry, ItemKey, Project, RunKey
 from mirror.sources.wandb import WandbSource
 from mirror.store import Reader, Writer
-from mirror.store.blobs import Blob, incoming
+from mirror.store.blobs import Blob, Incoming, incoming, remove_partial
 from mirror.store.layout import Layout
-from mirror.wandb.documents import find_files
+from mirror.sync.progress import Progress
+from mirror.sync.wanted import Missing, Search, WantedBytes
+from mirror.wandb.artifacts import find_entries
+from mirror.wandb.documents import find_manifests
 
-_AT_ONCE = 50
+_OWNERS_PER_REQUEST = 50
+_NOTED_EVERY = 30.0
+"""Seconds; what arrived after the last note is downloaded again if the process is killed."""
+_GIVEN_UP = 7 * 86400.0
+_MESSAGES = 100
 
 
 @dataclass
@@ -26,87 +35,216 @@ class BytesOutcome:
     fetched: int = 0
     bytes: int = 0
     messages: list[str] = field(default_factory=list)
+    unsaid: int = 0
+
+    def failed(self, message: str) -> None:
+        if len(self.messages) < _MESSAGES:
+            self.messages.append(message)
+        else:
+            self.unsaid += 1
 
 
 def sync_bytes(
     source: WandbSource,
     writer: Writer,
     project: Project,
-    globs: Sequence[str],
+    wanted: WantedBytes,
     stop: threading.Event,
     named: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> BytesOutcome:
-    """Fetch the files of a project's runs whose names match one of `globs` and whose bytes are not held.
-
-    What was fetched is held when the next run's files are; an interrupted fetch goes on with what is missing.
-    """
+    """Fetch the bytes that are wanted of a project and not held; an interrupted fetch goes on with what is missing."""
     writer.commit()
     outcome = BytesOutcome()
-    for key, files in _missing(writer, project, globs, named):
-        for start in range(0, len(files), _AT_ONCE):
+    progress = progress or Progress()
+    if writer.layout.blobs.exists():
+        remove_partial(writer.layout.blobs, older=_GIVEN_UP)
+    with Reader(writer.layout.root) as reader:
+        search = Search(reader, project, wanted, named)
+        files, size = search.total()
+        if files:
+            progress.downloading(f"{project.entity}/{project.name}", files, size)
+        for page in search.pages() if files else ():
             if stop.is_set():
-                return outcome
-            try:
-                _fetch(source, writer, key, files[start : start + _AT_ONCE], outcome)
-            except SourceError as e:
-                outcome.messages.append(f"{key.path}: files: {e}")
+                break
+            held = search.held(page)
+            _Page(source, writer, outcome, stop, progress).fetch(page, held)
+    if outcome.unsaid:
+        outcome.messages.append(f"{outcome.unsaid:,} more files could not be fetched")
     return outcome
 
 
-def _missing(
-    writer: Writer, project: Project, globs: Sequence[str], named: Sequence[str] | None
-) -> Iterator[tuple[RunKey, list[FileEntry]]]:
-    """Runs with files that are wanted and not held, a run at a time."""
-    columns = "name, size, md5, mimetype, updated_at, storage_id, url, sha256"
-    with Reader(writer.layout.root) as reader:
-        db = reader.connect()
-        runs = db.execute(
-            "select rid, storage_id, run_id from runs where source = ? and entity = ? and project = ? "
-            "and deleted_at is null and files_count > 0 order by rid",
-            [project.source, project.entity, project.name],
-        ).fetchall()
-        for rid, storage_id, run_id in runs:
-            if named is not None and run_id not in named:
-                continue
-            query = f"select {columns} from {reader.relation('files', rid)} f semi join raw.live l "
-            query += "on l.rid = f.rid and l.files_gen = f.gen where f.sha256 is null order by name"
-            files = [FileEntry(*row) for row in db.execute(query).fetchall()]
-            wanted = [f for f in files if any(fnmatchcase(f.name, glob) for glob in globs)]
-            if wanted:
-                yield RunKey(project.source, storage_id, project.entity, project.name, run_id), wanted
+class _Page:
+    """Some files, fetched side by side."""
 
+    def __init__(
+        self, source: WandbSource, writer: Writer, outcome: BytesOutcome, stop: threading.Event, progress: Progress
+    ) -> None:
+        self._source = source
+        self._writer = writer
+        self._outcome = outcome
+        self._stop = stop
+        self._progress = progress
+        self._arrived: dict[RunKey | ItemKey, dict[str, FileEntry]] = {}
+        self._noted_at = time.monotonic()
+        self._received = source.traffic.bytes
 
-def _fetch(source: WandbSource, writer: Writer, key: RunKey, wanted: list[FileEntry], outcome: BytesOutcome) -> None:
-    """Fetch some files of a run, side by side, and commit what arrived."""
-    urls = find_files(source.client, key, [f.name for f in wanted])
-    waiting: list[tuple[FileEntry, Future[Blob]]] = []
-    for entry in wanted:
-        if url := urls.get(entry.name):
-            waiting.append((entry, source.downloads.submit(_download, source, writer.layout, url, entry)))
-        else:
-            outcome.messages.append(f"{key.path}: file `{entry.name}` is gone at the source")
-    arrived: dict[str, FileEntry] = {}
-    for entry, future in waiting:
+    def fetch(self, page: Sequence[Missing], held: dict[tuple[str, int], str]) -> None:
+        """Fetch the files of a page; `held` are bytes that are here: (md5, size) -> sha256."""
+        futures: dict[object, Future[Blob]] = {}
+        waiting: list[tuple[Missing, Future[Blob]]] = []
+        for m, url in self._located([m for m in page if _content(m.entry) not in held]):
+            same = _content(m.entry) or (m.owner, m.name)
+            if same not in futures:
+                futures[same] = self._source.downloads.submit(
+                    _download, self._source, self._writer.layout, url, m.entry
+                )
+            waiting.append((m, futures[same]))
+        for m in page:
+            if (content := _content(m.entry)) in held:
+                self._keep(m, held[content])  # type: ignore[index]
         try:
-            blob = future.result()
-        except MirrorError as e:
-            outcome.messages.append(f"{key.path}: file `{entry.name}`: {e}")
-            continue
-        arrived[entry.name] = replace(entry, sha256=blob.sha256)
-        outcome.fetched += 1
-        outcome.bytes += blob.size
-    if arrived:
-        writer.put_blobs(key, arrived)
-        writer.commit()
+            counted: set[int] = set()
+            for m, future in waiting:
+                blob = self._awaited(m, future)
+                if self._stop.is_set() and not future.done():
+                    return
+                if blob is not None:
+                    first = id(future) not in counted
+                    counted.add(id(future))
+                    self._outcome.fetched += first
+                    self._outcome.bytes += blob.size if first else 0
+                    self._keep(m, blob.sha256)
+                self._progress.downloaded(files=1)
+                if time.monotonic() - self._noted_at > _NOTED_EVERY:
+                    self._note()
+        finally:
+            for future in futures.values():
+                future.cancel()
+            self._note()
+
+    def _awaited(self, m: Missing, future: Future[Blob]) -> Blob | None:
+        """What arrived, None if it could not be had (which is said then) or the sync is to stop."""
+        while True:
+            try:
+                return future.result(timeout=0.2)
+            except NotYet:
+                self._show()
+                if self._stop.is_set():
+                    return None
+                if time.monotonic() - self._noted_at > _NOTED_EVERY:
+                    self._note()
+            except MirrorError as e:
+                if not self._stop.is_set():
+                    self._outcome.failed(f"{m.whose} `{m.entry.name[:200]}`: {e}")
+                return None
+
+    def _show(self) -> None:
+        received = self._source.traffic.bytes
+        self._progress.downloaded(nbytes=received - self._received)
+        self._received = received
+
+    def _keep(self, m: Missing, sha256: str) -> None:
+        self._arrived.setdefault(m.owner, {})[m.entry.name] = replace(m.entry, sha256=sha256)
+
+    def _note(self) -> None:
+        """Write down what arrived."""
+        self._show()
+        for owner, held in self._arrived.items():
+            self._writer.put_blobs(owner, held)
+        self._arrived.clear()
+        self._writer.commit()
+        self._noted_at = time.monotonic()
+
+    # -- where they are -----------------------------------------------------------------------------------
+
+    def _located(self, page: Sequence[Missing]) -> Iterator[tuple[Missing, str]]:
+        """The files with their addresses; run files as they are at their source now. What is gone is said."""
+        by_place: dict[tuple[bool, str], list[Missing]] = {}
+        for m in page:
+            by_place.setdefault((isinstance(m.owner, RunKey), m.at), []).append(m)
+        for of_runs in (True, False):
+            places = [(at, some) for (is_run, at), some in by_place.items() if is_run == of_runs]
+            for start in range(0, len(places), _OWNERS_PER_REQUEST):
+                if self._stop.is_set():
+                    return
+                part = places[start : start + _OWNERS_PER_REQUEST]
+                for (_, some), found in zip(part, self._ask(of_runs, part), strict=True):
+                    for m in some:
+                        yield from self._there(m, found)
+
+    def _there(
+        self, m: Missing, found: dict[str, tuple[str, FileEntry | None]] | None
+    ) -> Iterator[tuple[Missing, str]]:
+        if found is None:
+            return
+        url, now = found.get(m.name, ("", None))
+        if not url:
+            self._outcome.failed(f"{m.whose} `{m.entry.name[:200]}` is gone at the source")
+            return
+        yield (replace(m, entry=now) if now is not None else m), url
+
+    def _ask(
+        self, of_runs: bool, places: Sequence[tuple[str, list[Missing]]]
+    ) -> list[dict[str, tuple[str, FileEntry | None]] | None]:
+        """Address and present entry by name, for each place; None where they could not be asked for."""
+        wanted = [(at, sorted({m.name for m in some})) for at, some in places]
+        client, key = self._source.client, places[0][1][0].owner
+        try:
+            if not of_runs:
+                return [{n: (url, None) for n, url in urls.items()} for urls in find_entries(client, wanted)]
+            return [
+                {f.name: (found.download_urls[f.name], f) for f in found.files}
+                for found in find_manifests(client, key.entity, key.project, wanted)
+            ]
+        except SourceError as e:
+            if len(places) > 1:
+                return [self._ask(of_runs, [place])[0] for place in places]
+            self._outcome.failed(f"{places[0][1][0].whose}s: {e}")
+            return [None]
+
+
+def _content(entry: FileEntry) -> tuple[str, int] | None:
+    """What says that two files have the same bytes, if something does."""
+    return (entry.md5, entry.size) if entry.md5 and entry.size is not None else None
 
 
 def _download(source: WandbSource, layout: Layout, url: str, entry: FileEntry) -> Blob:
+    """Fetch and check one file. One that does not arrive as announced is fetched a second time, from the beginning."""
+    content = _content(entry)
+    name = None if content is None else f"{content[0]} {content[1]}"
+    try:
+        with incoming(layout.blobs, name) as place:
+            if name is None or place.tell() < (entry.size or 0):
+                _receive(source, url, place, resume=name is not None)
+            return _kept(place, entry)
+    except TerminalSourceError as e:
+        if not isinstance(e, _Damaged):
+            raise
     with incoming(layout.blobs) as place:
         source.client.transport.save(url, place)
+        return _kept(place, entry)
+
+
+def _receive(source: WandbSource, url: str, place: Incoming, *, resume: bool) -> None:
+    """Fetch to the end, however often the connection breaks, as long as each one brings more."""
+    while True:
+        before = place.tell()
         try:
-            blob = place.keep(entry.md5)
-        except UsageError as e:
-            raise TerminalSourceError(f"the bytes that came are not those with md5 `{entry.md5}`: sync again") from e
-        if entry.md5 is None and entry.size is not None and blob.size != entry.size:
-            raise TerminalSourceError(f"{blob.size} bytes came, {entry.size} were announced: sync again")
-        return blob
+            return source.client.transport.save(url, place, resume=resume)
+        except TransientSourceError:
+            if not resume or place.tell() <= before:
+                raise
+
+
+class _Damaged(TerminalSourceError):
+    """Other bytes than those that were announced."""
+
+
+def _kept(place: Incoming, entry: FileEntry) -> Blob:
+    if entry.md5 is None and entry.size is not None and place.tell() != entry.size:
+        raise _Damaged(f"{place.tell()} bytes came, {entry.size} were announced: sync again")
+    try:
+        return place.keep(entry.md5)
+    except UsageError as e:
+        raise _Damaged(f"the bytes that came are not those with md5 `{entry.md5}`: sync again") from e

@@ -17,6 +17,12 @@ class Progress:
     def fetched(self, *, runs: int = 0, rows: int = 0) -> None:
         """That much more has arrived."""
 
+    def downloading(self, project: str, files: int, nbytes: int) -> None:
+        """So many files are to be downloaded, with so many bytes as far as their sizes are known."""
+
+    def downloaded(self, *, files: int = 0, nbytes: int = 0) -> None:
+        """That much more has arrived."""
+
     def asking(self, pause: Callable[[], float]) -> None:
         """A server is asked from now on; `pause` tells how many seconds its rate limit makes us wait."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from mirror.errors import SourceError
@@ -24,6 +24,7 @@ from mirror.sync.moves import held_runs, put_project
 from mirror.sync.plan import Plan, make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.quarantine import Quarantine
+from mirror.sync.wanted import WantedBytes
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Options:
     accept_deletions: bool = False
     filters: str | None = None
     """Only runs that meet this filter (JSON, judged by the server); others are neither fetched nor gone."""
-    files: tuple[str, ...] = ()
-    """Globs of run files whose bytes are wanted."""
+    bytes: WantedBytes = field(default_factory=WantedBytes)
+    """Which bytes of files and artifacts are wanted."""
     exclude: tuple[str, ...] = ()
     """Globs of project paths (`entity/project`) and run paths to leave alone."""
     what: frozenset[str] = ALL
@@ -127,8 +128,9 @@ def _sync(
         if named is None:
             kinds = [kind for kind in KINDS if kind in options.what]
             items = sync_items(source, writer, project, kinds, stop, options.accept_deletions)
-        if options.files:
-            fetched = sync_bytes(source, writer, project, options.files, stop, named)
+        if options.bytes:
+            fetched = sync_bytes(source, writer, project, options.bytes, stop, named, progress)
+            interrupted = stop.is_set()
     messages = [*gone.messages, *_unlisted(named, listing), *items.messages, *fetched.messages]
     if error is not None:
         messages.append(str(error))

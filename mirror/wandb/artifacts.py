@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mirror.errors import TerminalSourceError, TransientSourceError
-from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ArtifactUse, ItemKey
+from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ArtifactUse, ItemKey, manifest_digest
 from mirror.wandb.client import Client, Fields, next_cursor, nodes, when
 from mirror.wandb.paging import Paged, read_all
 from mirror.wandb.transport import BRIEF, NORMAL, Patience, RefusedQuery, UnknownFields, loads
@@ -244,34 +243,41 @@ def fetch_entries(client: Client, listed: Listed) -> list[ArtifactEntry]:
         entries = [_entry(path, contents[path]) for path in sorted(contents)]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise TerminalSourceError(f"the manifest of artifact `{name}` cannot be read ({e!r:.200})", e) from e
-    if listed.artifact.digest and (digest := digest_of(entries)) != listed.artifact.digest:
+    if (
+        listed.artifact.digest
+        and (digest := manifest_digest((e.path, e.digest) for e in entries)) != listed.artifact.digest
+    ):
         raise TerminalSourceError(
             f"the manifest of artifact `{name}` has the digest `{digest}`, the server says `{listed.artifact.digest}`"
         )
     return entries
 
 
-def find_entry(client: Client, artifact: ItemKey, collection: str, version: str, path: str) -> str | None:
-    """Where the bytes of one entry can be downloaded now; None if the server has no such entry."""
+def find_entries(client: Client, wanted: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str]]:
+    """Where the bytes of entries can be downloaded now, by path, for each of some artifacts (storage id, paths).
+    Entries that the server does not have are left out. One request."""
 
     def build(f: Fields) -> str:
+        declared = ", ".join(f"$i{i}: ID!, $f{i}: [String!], $k{i}: Int!" for i in range(len(wanted)))
+        asked = " ".join(
+            f"a{i}: artifact(id: $i{i}) {{ files(names: $f{i}, first: $k{i}) {{ ...files }} }}"
+            for i in range(len(wanted))
+        )
+        file = f.of("File", ("id", "name", "url", "directUrl"))
         return (
-            "query ArtifactFile($entity: String!, $project: String!, $collection: String!, $alias: String!,"
-            " $names: [String!]) { project(name: $project, entityName: $entity) {"
-            " artifactCollection(name: $collection) { artifactMembership(aliasName: $alias) {"
-            f" files(names: $names, first: 1) {{ edges {{ node {{ {f.of('File', ('id', 'url', 'directUrl'))} }} }} }}"
-            " } } } }"
+            f"query ArtifactFiles({declared}) {{ {asked} }}"
+            f" fragment files on FileConnection {{ edges {{ node {{ {file} }} }} }}"
         )
 
-    variables = {
-        "entity": artifact.entity, "project": artifact.project, "collection": collection, "alias": version,
-        "names": [path],
-    }  # fmt: skip
+    variables: dict[str, Any] = {}
+    for i, (storage_id, paths) in enumerate(wanted):
+        variables |= {f"i{i}": storage_id, f"f{i}": list(paths), f"k{i}": len(paths)}
     data, _ = client.ask(build, variables)
-    found = (data.get("project") or {}).get("artifactCollection") or {}
-    for node in nodes((found.get("artifactMembership") or {}).get("files")):
-        return node.get("directUrl") or node.get("url")
-    return None
+    pages = [(data.get(f"a{i}") or {}).get("files") for i in range(len(wanted))]
+    return [
+        {str(node["name"]): url for node in nodes(page) if (url := node.get("directUrl") or node.get("url"))}
+        for page in pages
+    ]
 
 
 def _entry(path: str, said: Mapping[str, Any]) -> ArtifactEntry:
@@ -284,11 +290,3 @@ def _entry(path: str, said: Mapping[str, Any]) -> ArtifactEntry:
         birth_id=said.get("birthArtifactID"),
         extra=json.dumps(extra) if extra else None,
     )
-
-
-def digest_of(entries: Sequence[ArtifactEntry]) -> str:
-    """The digest of an artifact: an MD5 over its entries' names and digests (see docs/wire.md)."""
-    hashed = hashlib.md5(b"wandb-artifact-manifest-v1\n", usedforsecurity=False)
-    for entry in sorted(entries, key=lambda e: e.path):
-        hashed.update(f"{entry.path}:{entry.digest}\n".encode("utf-8", "surrogatepass"))
-    return hashed.hexdigest()

@@ -8,7 +8,6 @@ reference is whatever its handler made. The digest of the whole is the hex md5 o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, overload
 import orjson
 
 from mirror.errors import UsageError
-from mirror.records import ArtifactEntry
+from mirror.records import ArtifactEntry, manifest_digest
 
 Contents = dict[str, dict[str, Any]]
 
@@ -25,7 +24,6 @@ MAX_BYTES = 32 << 20
 """The largest manifest that is taken: about 400,000 entries (W&B advises to stay below 100,000). It is read in one
 piece and takes about ten times as much memory; large ones are read one at a time."""
 
-_HEADER = b"wandb-artifact-manifest-v1\n"
 _FRAME = {"version": 1, "storagePolicy": "wandb-storage-policy-v1", "storagePolicyConfig": {"storageLayout": "V2"}}
 _MAX_PATH = 4096
 _BAD = re.compile(r"[\x00\ud800-\udfff]")
@@ -77,15 +75,8 @@ def _wrong_entry(entry: Any) -> str | None:
 
 
 def digest(contents: Mapping[str, Mapping[str, Any]]) -> str:
-    """The digest of an artifact with these entries, in hex.
-
-    >>> digest({})
-    '64e7c61456b10382e2f3b571ac24b659'
-    """
-    hashed = hashlib.md5(_HEADER, usedforsecurity=False)
-    for path in sorted(contents):
-        hashed.update(f"{path}:{contents[path]['digest']}\n".encode("utf-8", "surrogatepass"))
-    return hashed.hexdigest()
+    """The digest of an artifact with these entries, in hex."""
+    return manifest_digest((path, entry["digest"]) for path, entry in contents.items())
 
 
 def document(contents: Contents) -> bytes:
