@@ -49,6 +49,14 @@ if TYPE_CHECKING:
 @click.option("--state", "states", multiple=True, metavar="STATE", help="Only runs in this state; may be repeated.")
 @click.option("--files", multiple=True, metavar="GLOB", help="Fetch the bytes of run files with such names, too.")
 @click.option(
+    "--artifacts",
+    multiple=True,
+    metavar="TYPE/NAME[:ALIAS]",
+    help="Fetch the bytes of these artifacts, too; globs, without an alias all versions; may be repeated.",
+)
+@click.option("--media", is_flag=True, help="Fetch the bytes of images, tables and other media that runs logged, too.")
+@click.option("--all-bytes", is_flag=True, help="Fetch the bytes of all run files, media and artifacts, too.")
+@click.option(
     "--what",
     multiple=True,
     metavar="PARTS",
@@ -87,6 +95,9 @@ def command(
     since: str | None,
     states: tuple[str, ...],
     files: tuple[str, ...],
+    artifacts: tuple[str, ...],
+    media: bool,
+    all_bytes: bool,
     what: tuple[str, ...],
     exclude: tuple[str, ...],
     watch: float | None,
@@ -126,7 +137,8 @@ def command(
       mirror sync my-team/my-project/1a2b3c4d          one run
       mirror sync https://wandb.ai/my-team/my-project/runs/1a2b3c4d
       mirror sync my-team/my-project --watch           keep following what runs
-      mirror sync my-team/my-project --files '*.ckpt' --files 'media/*'
+      mirror sync my-team/my-project --files '*.ckpt' --media
+      mirror sync my-team/my-project --artifacts 'model/*:latest' --artifacts 'dataset/mnist'
       mirror sync my-team --since 7d --state finished --exclude 'my-team/scratch*'
       mirror sync my-team --what runs,sweeps           no histories for now; a later sync fetches them
       mirror sync ./wandb                              offline runs of this machine
@@ -145,6 +157,7 @@ def command(
     from mirror.sources.parts import chosen
     from mirror.sync.project import Options
     from mirror.sync.session import targets
+    from mirror.sync.wanted import WantedBytes
 
     give_back()
     stores = [path for path in paths if path.startswith("mlflow:")]
@@ -158,16 +171,17 @@ def command(
         raise click.UsageError("--watch syncs again and again, --dry-run not at all: leave out one of them")
     if not stores and (experiments or include_deleted):
         raise click.UsageError("--experiment and --include-deleted are for MLflow: name a store, mlflow:URI")
-    if stores and ((filter_ and paths) or since or states or exclude or files):
+    wanted = WantedBytes(files, artifacts, media, all_bytes)
+    if stores and ((filter_ and paths) or since or states or exclude or wanted):
         raise click.UsageError(
-            "--filter means something else to MLflow, and --since, --state, --exclude and --files nothing: "
+            "--filter means something else to MLflow, and --since, --state, --exclude and bytes nothing: "
             "sync mlflow: paths without them, or on their own with a --filter in MLflow's language"
         )
     filters = None if stores else server_filter(filter_, since, states, datetime.now(timezone.utc))
     if folders and filters:
         raise click.UsageError("--filter, --since and --state are for servers, which judge them: sync folders whole")
     servers = targets([path for path in paths if local_path(path) is None], base_url, os.environ)
-    options = Options(workers, page_size, full, accept_deletions, filters, files, exclude, chosen(what))
+    options = Options(workers, page_size, full, accept_deletions, filters, wanted, exclude, chosen(what))
     local = _Local(folders, entity, project, include_online)
     mlflow = _Mlflow(stores, experiments, include_deleted, filter_)
     stop = ctx.ensure_object(threading.Event)
@@ -179,7 +193,8 @@ def command(
             if dry_run:
                 _show_plan(done.planned)
             _show_errors(done.result, quiet)
-            for notice in () if quiet else done.notices:
+            notes = [note for outcome in done.result.outcomes for note in outcome.notes]
+            for notice in () if quiet else [*notes, *done.notices]:
                 click.echo(safe(f"Note: {notice}"), err=True)
             if not stop.is_set() and done.result.outcomes and not quiet:
                 _show_summary(done.result, root, verbose, time.monotonic() - began)
