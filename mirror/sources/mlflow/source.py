@@ -34,7 +34,8 @@ ENTITY = "mlflow"
 TOGETHER = 20
 """Runs whose documents are held in memory, and whose points are asked for together."""
 _AT_ONCE = 8
-_T, _U = TypeVar("_T"), TypeVar("_U")
+_T = TypeVar("_T")
+_U = TypeVar("_U")
 
 
 class MlflowSource:
