@@ -182,7 +182,7 @@ def command(
         raise click.UsageError("--filter, --since and --state are for servers, which judge them: sync folders whole")
     servers = targets([path for path in paths if local_path(path) is None], base_url, os.environ)
     options = Options(workers, page_size, full, accept_deletions, filters, wanted, exclude, chosen(what))
-    local = _Local(folders, entity, project, include_online)
+    local = _Local(folders, entity, project, include_online, base_url)
     mlflow = _Mlflow(stores, experiments, include_deleted, filter_)
     stop = ctx.ensure_object(threading.Event)
     with _stopping(stop):
@@ -216,6 +216,14 @@ class _Local:
     entity: str | None
     project: str | None
     online: bool
+    base_url: str | None
+    """Where their runs were sent to, if somebody said."""
+
+    @property
+    def server(self) -> str | None:
+        from mirror.paths import api_url, canonical_source
+
+        return canonical_source(api_url(self.base_url)) if self.base_url else None
 
     def open(self) -> Iterator[Places]:
         from mirror.sources.offline.source import OfflineSource
@@ -285,7 +293,7 @@ def _once(
                         more, found = plan_folders(root, source, options)
                         done.planned += more
                     else:
-                        found = sync_folders(root, source, options, progress=progress, stop=stop)
+                        found = sync_folders(root, source, options, progress=progress, stop=stop, server=local.server)
                     done.result.outcomes += found.outcomes
                     done.result.errors += found.errors
                     done.notices += source.notices

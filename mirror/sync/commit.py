@@ -66,6 +66,8 @@ class Committer:
     def apply(self, step: Step, cells: Ordered | SourceError | None = None) -> None:
         """Put one step into the store. `cells` are the decoded rows of a `Rows` step."""
         run = self._current.setdefault(step.key.storage_id, _Current())
+        if (stream := _STREAM_OF.get(type(step)) or getattr(step, "stream", None)) is not None:
+            self._writer.is_own(step.key, stream)
         match step:
             case Document():
                 self._writer.put_run(step.run)

@@ -16,14 +16,23 @@ from mirror.sync.progress import Progress
 from mirror.sync.project import Options, Outcome, sync_project
 from mirror.sync.quarantine import Quarantine
 from mirror.sync.session import Planned, Result
-from mirror.sync.twins import twins
+from mirror.sync.twins import merge
 
 _READERS = 2
 """Reading logs is work for a processor; more threads than that only take turns."""
 
 
-def sync_folders(root: Path, source: Places, options: Options, *, progress: Progress, stop: threading.Event) -> Result:
-    """Bring the runs of a source up to date. What cannot be read does not stop the others."""
+def sync_folders(
+    root: Path,
+    source: Places,
+    options: Options,
+    *,
+    progress: Progress,
+    stop: threading.Event,
+    server: str | None = None,
+) -> Result:
+    """Bring the runs of a source up to date. What cannot be read does not stop the others. `server` is the source
+    that runs of a folder are held from, too, where there are several."""
     places = source.places()
     result = Result(errors=list(source.errors))
     if not places:
@@ -33,14 +42,20 @@ def sync_folders(root: Path, source: Places, options: Options, *, progress: Prog
             if stop.is_set():
                 break
             try:
-                result.outcomes.append(_sync(writer, source, place, options, progress, stop))
+                result.outcomes.append(_sync(writer, source, place, options, progress, stop, server))
             except (LockedError, SourceError) as e:
                 result.errors.append(str(e))
     return result
 
 
 def _sync(
-    writer: Writer, source: Places, place: Project, options: Options, progress: Progress, stop: threading.Event
+    writer: Writer,
+    source: Places,
+    place: Project,
+    options: Options,
+    progress: Progress,
+    stop: threading.Event,
+    server: str | None,
 ) -> Outcome:
     began, asked = now(), (source.traffic.requests, source.traffic.bytes)
     listing = source.listing(place.entity, place.name)
@@ -54,9 +69,7 @@ def _sync(
         started_at=began,
         asked_before=asked,
     )
-    if outcome.report.runs_new or outcome.report.runs_changed:
-        ids = {run.key.run_id for run in listing.runs}
-        source.notices += twins(writer.layout.root, source.name, place.entity, place.name, ids)
+    source.notices += merge(writer, source.name, place.entity, place.name, server=server)
     return outcome
 
 

@@ -127,19 +127,37 @@ def _missing(listed: ListedRun, held: Known) -> frozenset[str]:
     return frozenset(left_out) if seen == listed.fingerprint else RUN_PARTS | {"runs"}
 
 
+def _kept(listed: ListedRun, held: Known, missing: frozenset[str]) -> frozenset[str]:
+    """Streams that another source gave, and of which this one does not have more now (or less than it had, as after a
+    rewind)."""
+    counts = {"history": (listed.history_lines, held.history), "system": (listed.events_lines, held.system)}
+    kept = set()
+    for stream in held.elsewhere:
+        if stream in counts:
+            said, state = counts[stream]
+            own = state.fetched.total if state.fetched else None
+            if own is not None and said is not None and own <= said <= state.rows:
+                kept.add(stream)
+        elif stream not in missing:
+            kept.add(stream)
+    return frozenset(kept)
+
+
 def _wanted(listed: ListedRun, held: Known | None, what: frozenset[str]) -> Wanted:
     what |= {"runs"}  # which come with any other part
     if held is None:
         return Wanted(listed, what=what, missing=RUN_PARTS)
     memo = held.fingerprint.partition("/")[2] if held.fingerprint else None
+    missing = _missing(listed, held)
+    kept = _kept(listed, held, missing)
     return Wanted(
         listed,
-        _held(held.history),
-        _held(held.system),
-        Held(held.logs.rows),
+        Held() if "history" in kept else _held(held.history),
+        Held() if "system" in kept else _held(held.system),
+        Held() if "logs" in held.elsewhere else Held(held.logs.rows),
         memo,
-        what=what,
-        missing=_missing(listed, held),
+        what=what - kept,
+        missing=missing - kept,
     )
 
 

@@ -25,6 +25,7 @@ from mirror.sync.plan import Plan, make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.project import Options, Outcome, sync_project, unreachable
 from mirror.sync.quarantine import Quarantine
+from mirror.sync.twins import merge
 from mirror.wandb.budget import Budget, Stopped
 from mirror.wandb.client import Client, Viewer
 from mirror.wandb.transport import Transport
@@ -172,7 +173,8 @@ class Session:
                 asked_before=asked,
                 named=target.run_ids or None,
             )
-            result.outcomes.append(outcome)
+            notes = [*outcome.notes, *merge(self._open(stack), source.name, entity, project)]
+            result.outcomes.append(replace(outcome, notes=notes))
             if outcome.report.outcome == "unreachable":
                 source.viewer()  # if the server is gone, the other projects need not be tried
         except LockedError as e:
