@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mirror.store import Reader
+
+Content: TypeAlias = dict[str, list[tuple[Any, ...]]]
 
 VIEWS = {
     # Not which numbers this store gave, when it wrote, nor by which road and after how many questions rows came.
@@ -28,7 +30,7 @@ VIEWS = {
 }
 
 
-def content(root: Path) -> dict[str, list[tuple[Any, ...]]]:
+def content(root: Path) -> Content:
     """The rows of every view."""
     with Reader(root) as reader:
         db = reader.connect()
@@ -36,7 +38,7 @@ def content(root: Path) -> dict[str, list[tuple[Any, ...]]]:
         return {view: sorted(db.execute(query).fetchall(), key=repr) for view, query in queries.items()}
 
 
-def same(found: dict[str, list[tuple[Any, ...]]], expected: dict[str, list[tuple[Any, ...]]]) -> None:
+def same(found: Content, expected: Content) -> None:
     """Every view has the same rows; the message shows some that differ, cell by cell."""
     for view, rows in expected.items():
         if found[view] == rows:

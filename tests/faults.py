@@ -164,8 +164,8 @@ def is_query(request: Request) -> bool:
 
 
 class Faulty(Proxy):
-    """Passes on what `server` says, but for a part (`rate`) of the requests, which meet one of `faults`. `other` is a project whose answers may come instead of the right ones.
-    `injected` counts what was done."""
+    """Passes on what `server` says, but for a part (`rate`) of the requests, which meet one of `faults`.
+    `other` is a project whose answers may come instead of the right ones. `injected` counts what was done."""
 
     def __init__(self, server: Server, *, other: str | None = None) -> None:
         self.faults: list[str] = []
