@@ -1,0 +1,70 @@
+"""`mirror push`: mirrored runs to another W&B server, straight from the mirror."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import click
+
+from mirror.cli.complete import complete_path
+from mirror.cli.options import root_option, source_option
+
+
+@click.command("push")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=complete_path)
+@click.option("--to", metavar="URL", help="Server to send to; its key is MIRROR_DST_API_KEY, else as for a sync.")
+@click.option("--remap", multiple=True, metavar="A/B=C/D", help="Send project A/B to C/D; may be repeated.")
+@click.option("--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`.")
+@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Runs at the same time.")
+@click.option("--again", is_flag=True, help="Send also what the ledger says is there and unchanged.")
+@click.option(
+    "--deleted-suffix",
+    metavar="TEXT",
+    help="Put TEXT behind ids of runs that were deleted there: a server never takes such an id again.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent where; writes nothing.")
+@click.option("--rehearse", is_flag=True, help="Send to a server started for it, and say what would not be kept.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@root_option
+@source_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    to: str | None,
+    remap: tuple[str, ...],
+    filter_: str | None,
+    workers: int,
+    again: bool,
+    deleted_suffix: str | None,
+    dry_run: bool,
+    rehearse: bool,
+    quiet: bool,
+    root: Path,
+    source: str | None,
+) -> None:
+    """Send runs of the mirror to another W&B server, and see that they arrived.
+
+    PATH is an entity, entity/project or entity/project/run; all runs are sent without one. Rows, system metrics,
+    console, config, summary and the files whose bytes the mirror holds go out as they came in; what W&B's API cannot
+    take (when a run was made, and by whom) is kept in the config under `mirror_origin`, and whatever is not the same
+    there is listed. Projects that are missing there are made.
+
+    Each run that is there is noted in `run_successes.jsonl` in the mirror's folder and left out next time, until it
+    changes; what fails is noted in `run_failures.jsonl`, and the exit code is 1. A push that was interrupted goes on
+    where it stopped when the same command is run again.
+
+    \b
+    Examples:
+      mirror push my-team/my-project --to https://wandb.example.org
+      mirror push my-team --to https://wandb.example.org --remap my-team/old=new-team/new
+      mirror push my-team/my-project --rehearse           what would be kept, changed or lost
+      mirror push my-team/my-project --to https://wandb.example.org --dry-run
+    """
+    from mirror.cli.sending import Sending
+
+    sending = Sending(
+        root, paths, source, filter_, remap, workers, again, deleted_suffix, quiet, ctx.ensure_object(threading.Event)
+    )
+    ctx.exit(sending.send(to, dry_run=dry_run, rehearse=rehearse))

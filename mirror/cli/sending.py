@@ -1,0 +1,152 @@
+"""What `mirror push` and `mirror import` share: which runs go where, a bar, and the account at the end."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mirror.cli.console import safe, table
+from mirror.cli.progress import steps
+from mirror.cli.sync import _stopping as stopping
+from mirror.errors import UsageError
+
+if TYPE_CHECKING:
+    from mirror.importers.account import Totals
+    from mirror.importers.push import PushOptions, PushProgress
+    from mirror.importers.run import Destination
+    from mirror.store import Reader
+
+KEY_VARIABLE = "MIRROR_DST_API_KEY"
+
+
+@dataclass(frozen=True)
+class Sending:
+    """A push as its options describe it."""
+
+    root: Path
+    paths: Sequence[str]
+    source: str | None
+    filter: str | None
+    remap: Sequence[str]
+    workers: int
+    again: bool
+    deleted_suffix: str | None
+    quiet: bool
+    stop: threading.Event
+
+    def send(self, to: str | None, *, dry_run: bool = False, rehearse: bool = False) -> int:
+        """Send, and say what became of it; returns the exit code. Raises UsageError."""
+        from mirror.store import Reader
+
+        if rehearse == (to is not None):
+            raise UsageError("name the server to send to, --to URL, or --rehearse without one")
+        if dry_run and rehearse:
+            raise UsageError("--dry-run sends nothing, --rehearse sends to a server of its own: leave out one of them")
+        with Reader(self.root) as reader:
+            rids = self._chosen(reader)
+            if not rehearse:
+                key = os.environ.get(KEY_VARIABLE)
+                return self._send(reader, rids, str(to), key, self.root, dry_run=dry_run)
+            from mirror.demo.server import embedded_server
+
+            with (
+                tempfile.TemporaryDirectory(prefix="mirror-rehearsal-") as place,
+                embedded_server(Path(place) / "server") as server,
+            ):
+                url, key = server["WANDB_BASE_URL"], server["WANDB_API_KEY"]
+                self._say(f"Rehearsing: sending to a server of its own at {url}.")
+                return self._send(reader, rids, url, key, Path(place), dry_run=False)
+
+    def _chosen(self, reader: Reader) -> list[int]:
+        from mirror.cli.runs import selected
+        from mirror.query.runs import rids
+
+        return rids(reader, selected(self.paths, self.filter, source=self.source, reader=reader))
+
+    def _send(
+        self, reader: Reader, rids: Sequence[int], to: str, key: str | None, ledger: Path, *, dry_run: bool
+    ) -> int:
+        from mirror.importers.places import remapping
+        from mirror.importers.push import PushOptions, push_runs
+        from mirror.importers.server import opened
+
+        options = PushOptions(self.workers, not self.again, remapping(self.remap), ledger=ledger)
+        with opened(to, key, workers=self.workers, stop=self.stop, deleted_suffix=self.deleted_suffix) as there:
+            if dry_run:
+                return _show_plan(reader, rids, there, options)
+            with stopping(self.stop), _bars(self.quiet) as progress:
+                totals = push_runs(reader, rids, there, options, progress=progress, stop=self.stop)
+        show_totals(totals, to, quiet=self.quiet)
+        return int(not totals.ok)
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(safe(text), err=True)
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[PushProgress]:
+    """A bar of rows, drawn when it is known how many there are."""
+    from contextlib import ExitStack
+
+    from mirror.importers.push import PushProgress
+
+    with ExitStack() as stack:
+
+        class Bar(PushProgress):
+            def planned(self, runs: int, rows: int) -> None:
+                if not quiet:
+                    self.advance = stack.enter_context(steps(f"sending {runs} runs", rows, unit="rows"))
+
+            def rows(self, rows: int) -> None:
+                if not quiet:
+                    self.advance(rows)
+
+        yield Bar()
+
+
+def _show_plan(reader: Reader, rids: Sequence[int], there: Destination, options: PushOptions) -> int:
+    from mirror.importers.push import plan
+
+    rows: dict[tuple[str, str], list[int]] = {}
+    for p in plan(reader, rids, there, options):
+        counts = rows.setdefault((p.run.namespace.path, p.place.path), [0, 0, 0, 0])
+        counts[p.done] += 1
+        if not p.done:
+            counts[2] += p.run.row["history_rows"]
+            counts[3] += p.run.row["system_rows"]
+    names = ["project", "becomes", "runs to send", "there already", "rows", "system metrics"]
+    table(names, [[here, place, *counts] for (here, place), counts in sorted(rows.items())])
+    return 0
+
+
+def show_totals(totals: Totals, to: str, *, quiet: bool) -> None:
+    """What became of the runs: errors on stderr, what is not the same there as a table on stdout."""
+    for account in totals.failures:
+        _error(f"{account.path}: {account.error}")
+    for message in totals.errors:
+        _error(message)
+    if quiet:
+        return
+    counts = totals.counts
+    there = f", {totals.skipped:,} there already" if totals.skipped else ""
+    failed = f", {len(totals.failures):,} failed" if totals.failures else ""
+    click.echo(
+        f"{totals.done:,} runs sent to {safe(to)}{there}{failed}: {counts['history']:,} rows, "
+        f"{counts['system']:,} system metrics, {counts['console']:,} console lines, {counts['files']:,} files"
+    )
+    if totals.notes:
+        rows = [[kind, what, *numbers] for (kind, what), numbers in sorted(totals.notes.items())]
+        table(["not the same", "what", "runs", "number", "for example"], rows)
+
+
+def _error(message: str) -> None:
+    click.echo(safe(f"Error: {message}"), err=True)

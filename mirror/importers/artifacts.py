@@ -1,0 +1,338 @@
+"""Mirrored artifacts to a server: sequences in order, with aliases, tags, metadata, references and lineage.
+
+A version is known again at the destination by the digest of its entries, which no server gives to two versions of one
+sequence. Numbers of versions, their times and their authors are the destination's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirror.errors import MirrorError, SourceError
+from mirror.importers.account import Account, Totals
+from mirror.importers.ledger import Ledger
+from mirror.importers.places import Namespace
+from mirror.importers.run import Destination
+from mirror.importers.versions import MirroredArtifact, entries_of, versions_of
+from mirror.query.sql import asking
+from mirror.records import Artifact, ArtifactCollection, ArtifactEntry
+from mirror.store.blobs import blob_path
+from mirror.wandb.artifact_writing import (
+    client_id,
+    create_artifact,
+    describe_collection,
+    tag_collection,
+    update_artifact,
+    upload_artifact,
+    use_artifact,
+)
+from mirror.wandb.artifacts import fetch_artifact, list_artifacts, list_collections
+from mirror.wandb.budget import Stopped
+from mirror.wandb.held import held_runs
+
+if TYPE_CHECKING:
+    from mirror.store import Reader
+
+_REFERENCE = re.compile(r"wandb-artifact://([0-9a-fA-F]+)/(.*)", re.S)
+_RUNS_AT_ONCE = 50
+RunName = tuple[str, str, str]
+"""Entity, project, run id."""
+
+
+@dataclass
+class _Place:
+    """A project at the destination: its versions by collection and digest, its runs, its collections."""
+
+    namespace: Namespace
+    collections: dict[str, ArtifactCollection] = field(default_factory=dict)
+    versions: dict[str, dict[str, Artifact]] = field(default_factory=dict)
+
+    def find(self, artifact: Artifact) -> Artifact | None:
+        return self.versions.get(artifact.collection, {}).get(artifact.digest or "")
+
+
+def push_artifacts(
+    reader: Reader,
+    source: str,
+    here: Namespace,
+    there: Destination,
+    place: Namespace,
+    *,
+    collections: Sequence[str] | None = None,
+    run_name: Callable[[RunName], RunName] = lambda run: run,
+    incremental: bool = True,
+    ended: Callable[[Account], None] = lambda account: None,
+    sent: Callable[[int], None] = lambda nbytes: None,
+) -> Totals:
+    """Send the artifacts of a mirrored project (of these collections, or all) to a project of a server.
+
+    `run_name` says what a run is called there; a run that is not there cannot be named as the one that logged or used
+    an artifact, which is noted. What was sent before and has not changed is left alone if `incremental`. A version
+    that fails leaves the others alone.
+    """
+    totals = Totals()
+    ledger = Ledger(reader.layout.root, "artifact")
+    stop: threading.Event = there.client.transport.budget.stop
+    held = list(versions_of(reader, source, here, collections))
+    at = _look(there, place, {m.artifact.collection for m in held})
+    runs = _runs_there(there, held, run_name)
+    copies: dict[str, str] = {}
+    for mirrored in held:
+        found = at.find(mirrored.artifact)
+        if found is not None:
+            copies[mirrored.artifact.key.storage_id] = found.key.storage_id
+    for mirrored in held:
+        if stop.is_set():
+            totals.errors.append("interrupted: what was sent is noted; run the same command again to go on")
+            return totals
+        key = mirrored.artifact.key
+        account = Account(mirrored.path, f"{place.path}/{mirrored.artifact.collection}", mirrored.fingerprint())
+        success = ledger.success(source, key.storage_id, there.client.source, place.path) if incremental else None
+        if success and success.fingerprint == account.fingerprint and key.storage_id in copies:
+            totals.add(replace(account, skipped=True))
+            continue
+        try:
+            _push(reader, mirrored, there, at, account, copies, runs, sent)
+        except Stopped:
+            continue
+        except MirrorError as e:
+            account.error = str(e)
+        ledger.write(
+            account, source=source, storage_id=key.storage_id, destination=there.client.source, namespace=place.path
+        )
+        totals.add(account)
+        ended(account)
+    totals.errors += _describe(reader, source, here, there, at, {m.artifact.collection for m in held})
+    return totals
+
+
+def _push(
+    reader: Reader,
+    mirrored: MirroredArtifact,
+    there: Destination,
+    at: _Place,
+    account: Account,
+    copies: dict[str, str],
+    runs: Mapping[RunName, RunName | None],
+    sent: Callable[[int], None],
+) -> None:
+    """Make the version, or what is missing of it, and look at it again."""
+    wanted = _wanted(mirrored.artifact, at.namespace)
+    entries = list(_rewritten(entries_of(reader, mirrored), copies, account))
+    logged_by = _logged_by(mirrored.artifact, at.namespace, runs, account)
+    found = at.find(wanted)
+    if found is None:
+        storage_id = _make(reader, mirrored, wanted, entries, there, logged_by, sent)
+        account.counts["bytes"] += sum(e.size or 0 for e in entries if e.ref is None)
+        found = _shown(there, wanted, storage_id)
+    copies[mirrored.artifact.key.storage_id] = found.key.storage_id
+    for use in mirrored.artifact.uses or ():
+        run = runs[(use.entity, use.project, use.run_id)]
+        if run is None:
+            account.lost("used by", f"run `{use.entity}/{use.project}/{use.run_id}` is not at the destination")
+        elif run not in {(u.entity, u.project, u.run_id) for u in found.uses or ()}:
+            use_artifact(there.client, found.key.storage_id, *run, use.used_as)
+    if _attributes(found) != _attributes(wanted):
+        update_artifact(there.client, found.key.storage_id, wanted, found)
+    shown = _shown(there, wanted, found.key.storage_id)
+    _compare(wanted, shown, entries, account)
+    if shown.version != wanted.version:
+        account.changed("version", f"v{wanted.version} is v{shown.version} there")
+    account.destination += f":v{shown.version}"
+    account.counts["artifacts"] += 1
+    account.counts["entries"] += len(entries)
+    at.versions.setdefault(wanted.collection, {})[wanted.digest or ""] = shown
+
+
+def _make(
+    reader: Reader,
+    mirrored: MirroredArtifact,
+    wanted: Artifact,
+    entries: Sequence[ArtifactEntry],
+    there: Destination,
+    run_id: str | None,
+    sent: Callable[[int], None],
+) -> str:
+    """Make the version; returns its storage id."""
+    blobs = reader.layout.blobs
+    absent = [e.path for e in entries if e.ref is None and not (e.sha256 and blob_path(blobs, e.sha256).is_file())]
+    if absent:
+        raise MirrorError(
+            f"the mirror does not hold the bytes of {len(absent)} of {len(entries)} entries (`{absent[0]}`, ...): sync "
+            f"with --artifacts '{wanted.type}/{wanted.collection}:*'"
+        )
+
+    def bytes_of(entry: ArtifactEntry) -> Path:
+        assert entry.sha256 is not None
+        return blob_path(blobs, entry.sha256)
+
+    client, key = there.client, mirrored.artifact.key
+    draft = create_artifact(
+        client,
+        wanted,
+        run_id=run_id,
+        own_id=client_id(key.source, key.storage_id, client.source, wanted.key.entity, wanted.key.project),
+        sequence_id=client_id(key.source, key.entity, key.project, wanted.collection, client.source),
+        patience=there.patience,
+    )
+    if not draft.committed:
+        upload_artifact(
+            client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience, sent=sent
+        )
+    return draft.storage_id
+
+
+def _wanted(artifact: Artifact, place: Namespace) -> Artifact:
+    """The version as it is to stand in another project."""
+    return replace(artifact, key=replace(artifact.key, entity=place.entity, project=place.project))
+
+
+def _logged_by(
+    artifact: Artifact, place: Namespace, runs: Mapping[RunName, RunName | None], account: Account
+) -> str | None:
+    """The id of the run there that is to be the one that logged it."""
+    if artifact.run_id is None:
+        return None
+    name = (artifact.run_entity or "", artifact.run_project or "", artifact.run_id)
+    run = runs[name]
+    if run is None or Namespace(run[0], run[1]) != place:
+        account.lost("logged by", f"run `{'/'.join(name)}` is not at the destination in `{place.path}`")
+        return None
+    return run[2]
+
+
+def _rewritten(
+    entries: Iterable[ArtifactEntry], copies: Mapping[str, str], account: Account
+) -> Iterator[ArtifactEntry]:
+    """The entries, with references to artifacts leading to their copies. Other references stay as they are."""
+    for entry in entries:
+        found = _REFERENCE.fullmatch(entry.ref or "")
+        if found is None:
+            yield entry
+            continue
+        try:
+            storage_id = base64.b64encode(bytes.fromhex(found[1])).decode()
+            copy = base64.b64decode(copies[storage_id], validate=True).hex()
+        except (KeyError, ValueError):
+            account.lost("reference", f"`{entry.path}` leads to `{entry.ref}`, which has no copy at the destination")
+            yield entry
+            continue
+        yield replace(entry, ref=f"wandb-artifact://{copy}/{found[2]}")
+
+
+def _compare(wanted: Artifact, shown: Artifact, entries: Sequence[ArtifactEntry], account: Account) -> None:
+    """Note what is not there as it was sent; an artifact with other entries is a failure."""
+    if shown.digest != wanted.digest or shown.state != "COMMITTED":
+        raise SourceError(
+            f"the destination shows state `{shown.state}` and digest `{shown.digest}`, not `{wanted.digest}`"
+        )
+    if shown.size is not None and shown.size != sum(e.size or 0 for e in entries):
+        raise SourceError(f"the destination shows {shown.size} bytes, sent were {sum(e.size or 0 for e in entries)}")
+    for name, (here, there) in {
+        n: (v, _attributes(shown)[n]) for n, v in _attributes(wanted).items() if v != _attributes(shown)[n]
+    }.items():
+        account.changed(name, f"{_short(here)} is {_short(there)} there")
+
+
+def _attributes(artifact: Artifact) -> dict[str, Any]:
+    """What can be set and is compared."""
+    try:
+        metadata = json.loads(artifact.metadata or "{}")
+    except ValueError:
+        metadata = artifact.metadata
+    return {
+        "aliases": sorted(artifact.aliases),
+        "tags": sorted(artifact.tags),
+        "description": artifact.description or "",
+        "metadata": json.dumps(metadata, sort_keys=True),
+    }
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"`{text[:80]}...`" if len(text) > 80 else f"`{text}`"
+
+
+# -- the destination --------------------------------------------------------------------------------------
+
+
+def _look(there: Destination, place: Namespace, names: set[str]) -> _Place:
+    """What the project holds of these collections. Raises a SourceError."""
+    at = _Place(place)
+    if not there.client.has_project(place.entity, place.project):
+        return at
+    listed, _ = list_collections(there.client, place.entity, place.project)
+    at.collections = {c.collection: c for c in listed if c.collection in names}
+    for name in at.collections:
+        at.versions[name] = {a.digest or "": a for a in _listed(there, at.collections[name])}
+    return at
+
+
+def _listed(there: Destination, collection: ArtifactCollection) -> Iterator[Artifact]:
+    def trouble(message: str) -> None:
+        raise SourceError(message)
+
+    for part, _ in list_artifacts(there.client, [collection], trouble):
+        yield from (one.artifact for one in part if one.artifact.state == "COMMITTED")
+
+
+def _shown(there: Destination, wanted: Artifact, storage_id: str) -> Artifact:
+    """The version as the destination shows it now."""
+    found = fetch_artifact(there.client, ArtifactCollection(wanted.key, wanted.type, wanted.collection), storage_id)
+    if found is None:
+        raise SourceError(f"`{there.client.source}` does not show the artifact that was sent: send it again")
+    return found
+
+
+def _runs_there(
+    there: Destination, held: Sequence[MirroredArtifact], run_name: Callable[[RunName], RunName]
+) -> dict[RunName, RunName | None]:
+    """Every run that logged or used these artifacts, and what it is at the destination: None if it is not there."""
+    names = {(u.entity, u.project, u.run_id) for m in held for u in m.artifact.uses or ()}
+    names |= {(a.run_entity or "", a.run_project or "", a.run_id) for m in held if (a := m.artifact).run_id is not None}
+    by_place: dict[tuple[str, str], dict[RunName, str]] = {}
+    for name in sorted(names):
+        entity, project, run_id = run_name(name)
+        by_place.setdefault((entity, project), {})[name] = run_id
+    found: dict[RunName, RunName | None] = {}
+    for (entity, project), wanted in by_place.items():
+        ids = sorted(set(wanted.values()))
+        known: set[str] = set()
+        for start in range(0, len(ids), _RUNS_AT_ONCE):
+            answer = held_runs(there.client, entity, project, ids[start : start + _RUNS_AT_ONCE])
+            known |= {run_id for run_id, run in answer.items() if run is not None}
+        found |= {name: (entity, project, run_id) if run_id in known else None for name, run_id in wanted.items()}
+    return found
+
+
+def _describe(
+    reader: Reader, source: str, here: Namespace, there: Destination, at: _Place, names: set[str]
+) -> list[str]:
+    """Give collections their descriptions and tags; returns what went wrong."""
+    with asking(reader) as connection:
+        held = connection.execute(
+            "select collection, description, tags from artifact_collections where source = ? and entity = ? "
+            "and project = ? and deleted_at is null",
+            [source, here.entity, here.project],
+        ).fetchall()
+    try:
+        listed, _ = list_collections(there.client, at.namespace.entity, at.namespace.project)
+        shown = {c.collection: c for c in listed}
+        for name, description, tags in held:
+            copy = shown.get(name)
+            if copy is None or name not in names:
+                continue
+            if description and copy.description != description:
+                describe_collection(there.client, copy.key.storage_id, description)
+            if missing := set(tags or ()) - set(copy.tags):
+                tag_collection(there.client, at.namespace.entity, at.namespace.project, name, missing)
+    except SourceError as e:
+        return [f"collections of {here.path}: {e}"]
+    return []

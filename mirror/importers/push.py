@@ -1,0 +1,205 @@
+"""Many mirrored runs to one server: side by side, each noted in the ledger when it is there."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.errors import MirrorError, UsageError
+from mirror.importers.account import Account, Totals
+from mirror.importers.ledger import Ledger
+from mirror.importers.places import Namespace, Remapping
+from mirror.importers.run import VERSIONS, Destination, MirroredRun, mirrored_run, push_run
+from mirror.importers.sweeps import copy_sweeps
+from mirror.pool import Pool
+from mirror.query.sql import asking
+from mirror.wandb.budget import Stopped
+from mirror.wandb.held import held_runs
+
+if TYPE_CHECKING:
+    from mirror.store import Reader
+
+
+class PushProgress:
+    """Told how far a push is; does nothing. Called by several threads."""
+
+    def planned(self, runs: int, rows: int) -> None:
+        """So many runs with so many rows are to be sent."""
+
+    def rows(self, rows: int) -> None:
+        """Rows went out."""
+
+    def ended(self, account: Account) -> None:
+        """A run is there, or failed, or was there before."""
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """`incremental`: leave out what was sent before and is still there. `remapping` says where projects go that are
+    not to keep their names; `into`, where everything goes; `ledger` is its folder, if that is not the mirror's."""
+
+    workers: int = 4
+    incremental: bool = True
+    remapping: Remapping = field(default_factory=dict)
+    into: Namespace | None = None
+    ledger: Path | None = None
+
+    def place(self, namespace: Namespace) -> Namespace:
+        return self.into or self.remapping.get(namespace, namespace)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is to be sent (or was: `done`), and where."""
+
+    run: MirroredRun
+    place: Namespace
+    name: str
+    done: bool = False
+
+
+def push_runs(
+    reader: Reader,
+    rids: Sequence[int],
+    there: Destination,
+    options: PushOptions,
+    *,
+    progress: PushProgress | None = None,
+    stop: threading.Event | None = None,
+) -> Totals:
+    """Send runs; returns what became of them. A run that fails leaves the others alone; run it again to try again.
+
+    Raises UsageError if a run would be sent to where it came from, or two of them to one place.
+    """
+    progress = progress or PushProgress()
+    stop = stop or there.client.transport.budget.stop
+    ledger = Ledger(options.ledger or reader.layout.root, "run")
+    totals = Totals()
+    planned = plan(reader, rids, there, options, ledger)
+    waiting = [p for p in planned if not p.done]
+    progress.planned(len(waiting), sum(p.run.row["history_rows"] for p in waiting))
+    for p in planned:
+        if p.done:
+            totals.add(Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint(), skipped=True))
+    copies, errors = copy_sweeps(
+        reader, there.client, {(p.run.row["source"], p.run.namespace): p.place for p in waiting}
+    )
+    there = replace(there, sweeps=copies)
+    totals.errors += errors
+
+    def send(p: Planned) -> Account:
+        account = Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint())
+        try:
+            push_run(reader, mirrored_run(reader, p.run.rid), there, p.place, account, progress.rows)
+        except Stopped:
+            raise
+        except MirrorError as e:
+            account.error = str(e)
+        except Exception as e:
+            if os.environ.get("MIRROR_DEBUG"):
+                traceback.print_exc()
+            account.error = f"unexpected {type(e).__name__}: {e} (a bug: please report it)"
+        return account
+
+    pool = Pool(options.workers, "push")
+    under_way: deque[tuple[Planned, Future[Account]]] = deque()
+
+    def settle() -> None:
+        p, future = under_way.popleft()
+        try:
+            account = future.result()
+        except Stopped:
+            return
+        row = p.run.row
+        ledger.write(
+            account,
+            source=row["source"],
+            storage_id=row["storage_id"],
+            destination=there.client.source,
+            namespace=p.place.path,
+        )
+        totals.add(account)
+        progress.ended(account)
+
+    try:
+        for p in waiting:
+            if stop.is_set():
+                break
+            under_way.append((p, pool.submit(send, p)))
+            while len(under_way) > 2 * options.workers or (under_way and under_way[0][1].done()):
+                settle()
+        while under_way:
+            settle()
+    finally:
+        pool.close()
+    if stop.is_set():
+        totals.errors.append("interrupted: what was sent is noted; run the same command again to go on")
+    return totals
+
+
+def plan(
+    reader: Reader, rids: Sequence[int], there: Destination, options: PushOptions, ledger: Ledger | None = None
+) -> list[Planned]:
+    """Which runs go where, and which of them are there already. Raises UsageError as `push_runs` does."""
+    ledger = ledger or Ledger(options.ledger or reader.layout.root, "run")
+    found = list(_planned(reader, rids, options))
+    _check_places(reader, there, found)
+    if not options.incremental:
+        return found
+    by_place: dict[Namespace, list[Planned]] = {}
+    for p in found:
+        row = p.run.row
+        success = ledger.success(row["source"], row["storage_id"], there.client.source, p.place.path)
+        if success is not None and success.fingerprint == p.run.fingerprint():
+            by_place.setdefault(p.place, []).append(replace(p, name=success.name))
+    done: set[int] = set()
+    for place, sent in by_place.items():
+        held = held_runs(there.client, place.entity, place.project, [p.name for p in sent])
+        for p in sent:
+            copy, row = held[p.name], p.run.row
+            if copy and copy.history == row["history_rows"] and copy.system == row["system_rows"]:
+                done.add(p.run.rid)
+    return [replace(p, done=p.run.rid in done) for p in found]
+
+
+def _planned(reader: Reader, rids: Sequence[int], options: PushOptions) -> Iterator[Planned]:
+    columns = ", ".join(("rid", "entity", "project", "run_id", *VERSIONS))
+    with asking(reader) as connection:
+        found = connection.execute(
+            f"select {columns} from runs_raw where rid in (select unnest(?::bigint[])) "
+            "order by source, entity, project, created_at, rid",
+            [list(rids)],
+        )
+        names = [column[0] for column in found.description]
+        rows = found.fetchall()
+    for values in rows:
+        run = MirroredRun(dict(zip(names, values, strict=True)))
+        yield Planned(run, options.place(run.namespace), run.row["run_id"])
+
+
+def _check_places(reader: Reader, there: Destination, planned: Sequence[Planned]) -> None:
+    places: dict[tuple[Namespace, str], MirroredRun] = {}
+    store = there.client.transport.store_id
+    for p in planned:
+        if p.run.row["source"] == there.client.source and p.run.namespace == p.place:
+            raise UsageError(
+                f"`{p.run.path}` was mirrored from `{there.client.source}`: it would be sent to where it came from; "
+                f"name another project (--remap {p.place.path}=ENTITY/PROJECT) or another server"
+            )
+        if store is not None and store == reader.snapshot.store_id:
+            raise UsageError(
+                f"`{there.client.transport.base_url}` serves this very mirror: send its runs to another server"
+            )
+        other = places.setdefault((p.place, p.name), p.run)
+        if other is not p.run:
+            raise UsageError(
+                f"`{other.path}` ({other.row['source']}) and `{p.run.path}` ({p.run.row['source']}) would both become "
+                f"`{p.place.path}/{p.name}`: name one source (--source), or send their projects to two places (--remap)"
+            )

@@ -1,0 +1,377 @@
+"""One mirrored run to one place on a W&B server: made or continued, and looked at again when it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mirror.errors import MirrorError, TransientSourceError
+from mirror.importers.account import Account
+from mirror.importers.files import RunFiles
+from mirror.importers.lines import RunLines
+from mirror.importers.origin import CONFIG_KEY, origin_of, with_origin
+from mirror.importers.places import Namespace
+from mirror.query.origin import git, metadata
+from mirror.query.sql import asking
+from mirror.records import Run, RunKey
+from mirror.wandb.documents import RunDocuments, fetch_documents, fetch_files
+from mirror.wandb.filestream import LONGEST_LINE, FileStream, OffsetConflict
+from mirror.wandb.held import HeldRun, held_run
+from mirror.wandb.mutations import Bucket, DeletedRunId, upsert_run
+from mirror.wandb.transport import LONG, Patience, RefusedQuery
+
+if TYPE_CHECKING:
+    from mirror.store import Reader
+    from mirror.wandb.client import Client
+
+_CONFLICTS = 5
+_SETTLING = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds to wait for a server that says later what it took in."""
+_LOG_LINES = 20_000
+_BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
+_SAME = ("_step", "_timestamp", "_runtime")
+"""What tells rows apart; other values some servers write anew (2.0 as 2)."""
+
+
+class Diverged(MirrorError):
+    """The destination holds something else under the run's id."""
+
+
+@dataclass
+class Destination:
+    """A server that was opened for writing. `sweeps` maps (source, entity, project, sweep id) to the ids of the copies
+    there; `deleted_suffix` is put behind run ids that were used up there; `username` is whose key it is."""
+
+    client: Client
+    username: str | None = None
+    deleted_suffix: str | None = None
+    sweeps: dict[tuple[str, str, str, str], str] = field(default_factory=dict)
+    patience: Patience = LONG
+
+
+VERSIONS = (
+    "source", "storage_id", "gen", "history_gen", "history_rows", "system_gen", "system_rows", "files_gen", "logs_gen",
+    "logs_rows",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MirroredRun:
+    """A run of the mirror: its row of `runs_raw`."""
+
+    row: Mapping[str, Any]
+
+    @property
+    def rid(self) -> int:
+        return int(self.row["rid"])
+
+    @property
+    def path(self) -> str:
+        return f"{self.row['entity']}/{self.row['project']}/{self.row['run_id']}"
+
+    @property
+    def namespace(self) -> Namespace:
+        return Namespace(self.row["entity"], self.row["project"])
+
+    def fingerprint(self) -> str:
+        """32 hex digits that change whenever anything of the run does that could be sent."""
+        text = "|".join(str(self.row[name]) for name in VERSIONS)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def mirrored_run(reader: Reader, rid: int) -> MirroredRun:
+    with asking(reader) as connection:
+        cursor = connection.execute("select * from runs_raw where rid = ?", [rid])
+        names = [column[0] for column in cursor.description]
+        return MirroredRun(dict(zip(names, cursor.fetchall()[0], strict=True)))
+
+
+def push_run(
+    reader: Reader,
+    run: MirroredRun,
+    there: Destination,
+    place: Namespace,
+    account: Account,
+    sent: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Send a run and note in `account` what became of it. Goes on where an earlier try stopped; `sent` is told of rows.
+
+    Raises a SourceError if the destination cannot be written, Diverged if what it holds is not this run.
+    """
+    for tries_left in reversed(range(_CONFLICTS)):
+        account.notes.clear()
+        account.counts.clear()
+        try:
+            _push(reader, run, there, place, account, sent)
+            return
+        except OffsetConflict:
+            if not tries_left:
+                raise
+
+
+def _push(
+    reader: Reader,
+    run: MirroredRun,
+    there: Destination,
+    place: Namespace,
+    account: Account,
+    sent: Callable[[int], None],
+) -> None:
+    row, client = run.row, there.client
+    bucket, held = _opened(run, there, place, account)
+    entity, project, run_id = place.entity, place.project, bucket.run_id
+    account.destination = f"{entity}/{project}/{run_id}"
+    key = RunKey(client.source, bucket.storage_id, entity, project, run_id)
+    listed = {} if held is None else {f.name: f for f in _documents(client, key)[1]}
+    files = RunFiles(reader, run.rid, row["metadata"])
+    uploaded = files.send(client, key, listed, account, there.patience)
+
+    history, system = RunLines(reader, run.rid, "history"), RunLines(reader, run.rid, "system")
+    offsets = (held.history, held.system) if held else (0, 0)
+    stream = FileStream(
+        client.transport, entity, project, run_id, {"history": offsets[0], "system": offsets[1], "logs": 0},
+        patience=there.patience,
+    )  # fmt: skip
+    for lines in _following(history, held, row["history_rows"], account.destination):
+        stream.write("history", lines)
+        sent(len(lines))
+    if row["system_rows"] < offsets[1]:
+        raise Diverged(_beyond(account.destination, "system metrics", offsets[1], row["system_rows"]))
+    for lines in system.parts(offsets[1]) if row["system_rows"] > offsets[1] else ():
+        stream.write("system", lines)
+    for lines in _console(reader, run):
+        stream.write("logs", lines)
+    _summary(client, bucket, stream, row["summary_raw"])
+    if uploaded:
+        stream.uploaded(uploaded)
+    _end(stream, row, account)
+    _notes(run, there, account, history, system)
+    _check(client, key, row, files, account)
+
+
+# -- making it ------------------------------------------------------------------------------------------------
+
+
+def _opened(run: MirroredRun, there: Destination, place: Namespace, account: Account) -> tuple[Bucket, HeldRun | None]:
+    """The run at the destination, made if it is new, with its documents; and what it held before."""
+    run_id = str(run.row["run_id"])
+    try:
+        return _upserted(run, there, place, run_id, account)
+    except DeletedRunId:
+        if not there.deleted_suffix:
+            raise
+    renamed = run_id + there.deleted_suffix
+    account.changed("run id", f"`{run_id}` was deleted there once, so the run is `{renamed}`")
+    return _upserted(run, there, place, renamed, account)
+
+
+def _upserted(
+    run: MirroredRun, there: Destination, place: Namespace, run_id: str, account: Account
+) -> tuple[Bucket, HeldRun | None]:
+    row = run.row
+    held = held_run(there.client, place.entity, place.project, run_id)
+    _check_same(held, run, f"{place.path}/{run_id}")
+    document = metadata(row["metadata"])
+    texts = {
+        "displayName": row["name"], "notes": row["notes"], "description": row["description"],
+        "groupName": row["group"], "jobType": row["job_type"],
+    }  # fmt: skip
+    fields: dict[str, Any] = {
+        "tags": list(row["tags"] or ()) or (None if held is None else []),
+        "commit": row["commit"], "host": row["host"], "sweep": _sweep(run, there, account),
+        "jobProgram": document.get("program") if isinstance(document.get("program"), str) else None,
+        "jobRepo": git(document)[0],
+    }  # fmt: skip
+
+    def upserted(replaced: Mapping[str, str]) -> Bucket:
+        return upsert_run(
+            there.client,
+            entity=place.entity,
+            project=place.project,
+            run_id=run_id,
+            config=with_origin(row["config_raw"], row, replaced),
+            **fields,
+            **{name: _BEYOND_BMP.sub("\ufffd", text) if name in replaced else text for name, text in texts.items()},
+        )
+
+    try:
+        return upserted({}), held
+    except DeletedRunId:
+        raise
+    except RefusedQuery:
+        # Some servers keep names in columns that hold no emoji.
+        odd = {name: text for name, text in texts.items() if text and _BEYOND_BMP.search(text)}
+        if not odd:
+            raise
+        bucket = upserted(odd)
+        for name in odd:
+            account.changed(name, f"the server takes no characters beyond U+FFFF; it is kept in `{CONFIG_KEY}.{name}`")
+        return bucket, held
+
+
+def _check_same(held: HeldRun | None, run: MirroredRun, path: str) -> None:
+    origin = origin_of(held.config) if held else {}
+    if origin and (origin.get("source"), origin.get("storage_id")) != (run.row["source"], run.row["storage_id"]):
+        raise Diverged(
+            f"`{path}` is a copy of `{origin.get('path')}` from `{origin.get('source')}`, not of `{run.path}`: "
+            "send the project somewhere else (--remap), or delete the run there"
+        )
+
+
+def _sweep(run: MirroredRun, there: Destination, account: Account) -> str | None:
+    row = run.row
+    if not row["sweep"]:
+        return None
+    copy = there.sweeps.get((row["source"], row["entity"], row["project"], row["sweep"]))
+    if copy is None:
+        account.lost("sweep", f"the mirror does not hold sweep `{row['sweep']}`; its id is kept in `{CONFIG_KEY}`")
+    elif copy != row["sweep"]:
+        account.changed("sweep", f"`{row['sweep']}` is `{copy}` there")
+    return copy
+
+
+# -- its streams ----------------------------------------------------------------------------------------------
+
+
+def _following(lines: RunLines, held: HeldRun | None, rows: int, path: str) -> Iterator[list[str]]:
+    """The lines of history that the destination lacks. Raises Diverged if its last one is another than ours."""
+    count = held.history if held else 0
+    if count > rows:
+        raise Diverged(_beyond(path, "rows of history", count, rows))
+    if not count:
+        yield from lines.parts(0) if rows else ()
+        return
+    from mirror.store.jsontext import parse_plainly
+
+    first = True
+    for part in lines.parts(count - 1):
+        if first and held and held.last_row is not None:
+            ours = parse_plainly(part[0])
+            other = [name for name in _SAME if name in held.last_row and held.last_row[name] != ours.get(name)]
+            if other:
+                raise Diverged(
+                    f"row {count - 1} of `{path}` has {other[0]} `{held.last_row[other[0]]}`, in the mirror it has "
+                    f"`{ours.get(other[0])}`: another run, or one that was rewound since; delete it there, or send the "
+                    "project somewhere else (--remap)"
+                )
+        if len(part) > first:
+            yield part[first:]
+        first = False
+
+
+def _beyond(path: str, what: str, there: int, here: int) -> str:
+    return (
+        f"`{path}` holds {there} {what}, the mirror {here}: sync the mirror first; if the run was rewound or is "
+        "another one, delete it there or send the project somewhere else (--remap)"
+    )
+
+
+def _console(reader: Reader, run: MirroredRun) -> Iterator[list[str]]:
+    """Console lines as the SDK sends them to servers that keep time and level of a line."""
+    import orjson
+
+    gen, start = run.row["logs_gen"], 0
+    while start < (run.row["logs_rows"] or 0):
+        with asking(reader) as connection:
+            found = connection.execute(
+                f"select line, ts, level, text from {reader.relation('logs', run.rid)} "
+                "where gen = ? and line >= ? and line < ? order by line",
+                [gen, start, start + _LOG_LINES],
+            ).fetchall()
+        lines = [""] * max((line - start + 1 for line, *_ in found), default=0)
+        for line, ts, level, text in found:
+            plain = text
+            if ts is not None:
+                at = ts.isoformat().replace("+00:00", "")
+                plain = orjson.dumps({"level": level, "ts": at, "content": text}).decode()
+            lines[line - start] = plain if len(plain) * 4 <= LONGEST_LINE else _cut(plain)
+        yield lines
+        start += _LOG_LINES
+
+
+def _cut(line: str) -> str:
+    return line.encode()[:LONGEST_LINE].decode("utf-8", "ignore")
+
+
+def _summary(client: Client, bucket: Bucket, stream: FileStream, text: str | None) -> None:
+    if not text:
+        return
+    if len(text) * 4 <= LONGEST_LINE or len(text.encode()) <= LONGEST_LINE:
+        stream.summary(text)
+    else:
+        upsert_run(client, storage_id=bucket.storage_id, summaryMetrics=text)
+
+
+def _end(stream: FileStream, row: Mapping[str, Any], account: Account) -> None:
+    """Finish the run as it ended, as far as an exit code can say it."""
+    state, code = row["state"], row["exit_code"]
+    if state in ("finished", None):
+        stream.finish(0)
+    elif state == "failed":
+        stream.finish(code or 1)
+    elif state == "preempted":
+        stream.preempting()
+        stream.finish(code or 1)
+    elif state == "killed":
+        stream.finish(code or 1)
+        account.changed("state", "`killed` cannot be set: the run is `failed` there")
+    else:
+        stream.flush()
+        will = "crashed" if state == "crashed" else "running, then crashed"
+        account.changed("state", f"`{state}` cannot be set: the run is `{will}` when the server misses its heartbeats")
+
+
+# -- the account ----------------------------------------------------------------------------------------------
+
+
+def _notes(run: MirroredRun, there: Destination, account: Account, history: RunLines, system: RunLines) -> None:
+    row = run.row
+    if row["created_at"]:
+        account.changed("created", f"it was made at {row['created_at']:%Y-%m-%d %H:%M:%S} UTC")
+    if row["username"] and row["username"] != there.username:
+        account.changed("user", f"`{row['username']}` made it; the copy belongs to `{there.username}`")
+    if moved := history.shifted(row["history_rows"]):
+        account.changed("steps", "rows whose step was not above that of the row before have the next free one", moved)
+    if long := history.shortened + system.shortened:
+        account.lost("long values", f"values in lines of more than {LONGEST_LINE} bytes", long)
+    if not row["history_complete"]:
+        account.lost("history", f"the mirror holds {row['history_rows']} of {row['history_total']} rows: sync it again")
+    elif not row["history_lossless"]:
+        account.changed("history", row["history_note"] or "the mirror read it by a road that is not exact")
+    if row["system_sampled"]:
+        got, total = row["system_rows"], row["system_total"]
+        account.lost("system metrics", f"the source gave {got} of {total} rows", max(1, (total or 0) - got))
+
+
+def _documents(client: Client, key: RunKey) -> tuple[Run, tuple[Any, ...]]:
+    found: RunDocuments | None = fetch_documents(client, key.entity, key.project, [key.run_id])[0][0]
+    if found is None:
+        raise TransientSourceError(f"`{client.source}` does not show run `{key.path}`, which was just sent")
+    return found.run, fetch_files(client, key, found.manifest).files
+
+
+def _check(client: Client, key: RunKey, row: Mapping[str, Any], files: RunFiles, account: Account) -> None:
+    """See that everything that was sent is there. Raises TransientSourceError for what stays missing."""
+    for wait in (*_SETTLING, None):
+        found, listed = _documents(client, key)
+        counts = {
+            "rows of history": (row["history_rows"], found.history_line_count),
+            "rows of system metrics": (row["system_rows"], found.events_line_count),
+            "files": (len(files.sent), files.arrived({file.name: file for file in listed})),
+        }
+        if row["logs_rows"] and found.log_line_count is not None:
+            counts["console lines"] = (row["logs_rows"], found.log_line_count)
+        short = {what: pair for what, pair in counts.items() if pair[1] is not None and pair[0] != pair[1]}
+        if not short:
+            break
+        if wait is None:
+            what, (sent, there) = next(iter(short.items()))
+            raise TransientSourceError(f"of {sent} {what} that were sent, `{key.path}` shows {there}: run it again")
+        client.transport.budget.sleep(wait)
+    account.counts |= {
+        "history": row["history_rows"], "system": row["system_rows"], "console": row["logs_rows"] or 0,
+        "files": len(files.sent), "bytes": files.nbytes,
+    }  # fmt: skip

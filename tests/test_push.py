@@ -1,0 +1,186 @@
+"""Runs logged by the real SDK at one server, mirrored, pushed to another: what is read there is what was logged here.
+
+The truth is what crossed the wire when the runs were logged, and what `wandb.Api()` reads of them at the source; the
+destination is read by `wandb.Api()` and over plain GraphQL. What is not the same is listed here with its reason, and
+the list the push itself prints must be equal to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import ENTITY, PROJECT, Truth
+from serving import Server, serving
+from syncing import MIRROR, Copy, Done, proxied
+from test_exact import _posted, _windows, differences
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+ORIGIN = "mirror_origin"
+REPEATED = {"repeated": 10, "samestep": 39}
+"""Rows whose step another row had before them, as tests/corpus.py posts them."""
+
+
+@dataclass
+class Lab:
+    source: Server
+    there: Server
+    copy: Copy
+    truths: dict[str, Truth]
+    lines: dict[str, list[str]]
+    events: dict[str, list[str]]
+    pushed: Done
+    requests: list[str]
+
+
+def push(copy: Copy, there: Server, *options: str, url: str | None = None) -> Done:
+    """`mirror push` in a process of its own."""
+    command = [*MIRROR, "push", f"{ENTITY}/{PROJECT}", "--to", url or there.url, "--mirror", str(copy.root), *options]
+    env = os.environ | {"MIRROR_DST_API_KEY": there.key, "WANDB_API_KEY": "0" * 40, "NETRC": "/dev/null"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert "Traceback" not in done.stderr and "unexpected" not in done.stderr, done.stderr
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    place = tmp_path_factory.mktemp("push")
+    (place / "a").mkdir()
+    (place / "b").mkdir()
+    with ExitStack() as stack:
+        source = stack.enter_context(serving(place / "a" / "source"))
+        proxy = stack.enter_context(proxied(source))
+        env = os.environ | source.env | {"WANDB_BASE_URL": proxy.url}
+        subprocess.run([sys.executable, HERE / "corpus.py", place / "truth"], env=env, check=True, timeout=240)
+        truths: list[Truth] = pickle.loads((place / "truth").read_bytes())
+        lines, events = _posted(proxy, "wandb-history.jsonl"), _posted(proxy, "wandb-events.jsonl")
+        proxy.reset()
+        copy = Copy(place / "mirror", proxy.url, source.key)
+        copy.sync(f"{ENTITY}/{PROJECT}", "--files", "*")
+        there = stack.enter_context(serving(place / "b" / "destination"))
+        pushed = push(copy, there)
+        asked = [r.json["query"] if r.path == "/graphql" else f"{r.method} {r.path}" for r in proxy.requests]
+        yield Lab(source, there, copy, {t.run_id: t for t in truths}, lines, events, pushed, asked)
+
+
+def rows_at(server: Server, run_id: str, field: str = "history") -> list[dict[str, Any]]:
+    """Every row as the server gives it out, in its order."""
+    query = f'query Q($n: String!) {{ project(name: "{PROJECT}") {{ run(name: $n) {{ {field}(samples: 100000) }} }} }}'
+    return [json.loads(line) for line in server.graphql(query, n=run_id)["project"]["run"][field]]
+
+
+def as_sent(lines: list[str]) -> list[dict[str, Any]]:
+    """The rows of a run as they must arrive: with the next free step where theirs is not above the one before."""
+    found: list[dict[str, Any]] = []
+    last = -1
+    for row in map(json.loads, lines):
+        if row.get("_step", -1) <= last:
+            row = row | {"_step": last + 1, f"{ORIGIN}/step": row["_step"]}
+        last = row["_step"]
+        found.append(row)
+    return found
+
+
+def test_every_row_of_every_run_arrives_as_it_was_logged(lab: Lab) -> None:
+    assert lab.pushed.ok, lab.pushed
+    assert len(lab.truths) >= 30
+    for run_id in lab.truths:
+        wanted = as_sent(lab.lines.get(run_id, []))
+        got = rows_at(lab.there, run_id)
+        assert len(got) == len(wanted), run_id
+        for ours, theirs in zip(wanted, got, strict=True):
+            assert list(differences(ours, theirs)) == [], run_id
+        assert sum(f"{ORIGIN}/step" in row for row in got) == REPEATED.get(run_id, 0)
+
+
+def test_every_sample_of_system_metrics_arrives(lab: Lab) -> None:
+    assert lab.events["system"]
+    for run_id in lab.truths:
+        wanted = [json.loads(line) for line in lab.events.get(run_id, [])]
+        assert rows_at(lab.there, run_id, "events") == wanted
+
+
+def read_api(server: Server, place: Path, lab: Lab) -> dict[str, dict[str, Any]]:
+    """What `wandb.Api()` reads of every run, in a process with caches of its own."""
+    place.mkdir()
+    steps = {run_id: [int(row["_step"]) for row in as_sent(lab.lines.get(run_id, []))] for run_id in lab.truths}
+    wanted = [(f"{ENTITY}/{PROJECT}/{run_id}", _windows(steps[run_id])) for run_id in lab.truths]
+    (place / "wanted").write_bytes(pickle.dumps(wanted))
+    env = os.environ | server.env | {"WANDB_CACHE_DIR": str(place / "cache"), "WANDB_DIR": str(place)}
+    command = [sys.executable, HERE / "readback.py", place / "wanted", place / "found"]
+    subprocess.run(command, env=env, check=True, timeout=240)
+    return dict(zip(lab.truths, pickle.loads((place / "found").read_bytes()), strict=True))
+
+
+def test_wandb_api_reads_the_same_at_both_ends(lab: Lab, tmp_path: Path) -> None:
+    here, there = read_api(lab.source, tmp_path / "here", lab), read_api(lab.there, tmp_path / "there", lab)
+    changed: dict[str, set[str]] = {}
+    for run_id, ours in here.items():
+        theirs = there[run_id]
+        origin = theirs["config"].pop(ORIGIN)
+        assert origin["path"] == f"{ENTITY}/{PROJECT}/{run_id}" and origin["state"] == ours["state"]
+        for path, _, _ in differences(ours, theirs):
+            changed.setdefault(str(path[0]), set()).add(run_id)
+    # `killed`, `running`: W&B knows exit codes only. Rows: see as_sent, which the test above compares with.
+    assert changed == {"rows": set(REPEATED)}
+
+
+def test_the_push_lists_what_it_could_not_keep(lab: Lab) -> None:
+    listed = {
+        line.split()[1]: line for line in lab.pushed.stdout.splitlines() if line.split()[:1] in (["changed"], ["lost"])
+    }
+    assert set(listed) == {"created", "steps", "state"}
+    assert listed["steps"].split()[2:4] == ["2", str(sum(REPEATED.values()))]
+    assert listed["created"].split()[2] == str(len(lab.truths))
+    assert listed["state"].split()[2] == "1" and "running" in listed["state"]
+
+
+def test_files_arrive_byte_for_byte(lab: Lab) -> None:
+    query = (
+        "query F($p: String!) { project(name: $p) { runs(first: 100) { edges { node { name "
+        "files(first: 1000) { edges { node { name md5 sizeBytes } } } } } } } }"
+    )
+
+    def files_at(server: Server) -> dict[str, list[tuple[str, str, int]]]:
+        runs = [edge["node"] for edge in server.graphql(query, p=PROJECT)["project"]["runs"]["edges"]]
+        of_run = {run["name"]: [edge["node"] for edge in run["files"]["edges"]] for run in runs}
+        return {
+            name: sorted((f["name"], f["md5"], int(f["sizeBytes"])) for f in found) for name, found in of_run.items()
+        }
+
+    here = files_at(lab.source)
+    assert here == files_at(lab.there) and any("media/" in name for name, *_ in here["media"])
+
+
+def test_nothing_is_written_at_the_source(lab: Lab) -> None:
+    assert any("query" in asked for asked in lab.requests)
+    assert [asked for asked in lab.requests if "mutation" in asked or asked.startswith(("PUT", "POST"))] == []
+
+
+def test_what_is_there_is_not_sent_again(lab: Lab) -> None:
+    with proxied(lab.there) as proxy:
+        again = push(lab.copy, lab.there, url=proxy.url)
+        # The proxy is another server to the ledger: everything is looked at, and found to be there.
+        assert again.ok
+        proxy.reset()
+        third = push(lab.copy, lab.there, url=proxy.url)
+        assert third.ok and f"0 runs sent to {proxy.url}, {len(lab.truths)} there already" in third.stdout
+        assert not any("mutation" in r.body.decode() for r in proxy.requests) and len(proxy.requests) < 6
+    for run_id in lab.truths:
+        assert len(rows_at(lab.there, run_id)) == len(lab.lines.get(run_id, []))
+
+
+def test_runs_are_not_sent_to_where_they_came_from(lab: Lab) -> None:
+    refused = push(lab.copy, lab.source, url=lab.copy.url)
+    assert refused.exit_code == 2 and "came from" in refused.stderr
