@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from artifact_wire import Logging, versions
 from commanding import call, ok
-from serving import Server, client
+from serving import Server, client, serving
 from syncing import Copy, Proxy, log_run, logged, operation_of, same
 from test_sync_changes import delete
 
@@ -318,3 +319,29 @@ def test_delete_is_a_real_mutation(server: Server, copy: Copy) -> None:
     copy.sync("local/gone")
     copy.sync("local/gone")
     assert seen(copy, "kind", "name", "change", "field") == {("run", "r03", "deleted", None)}
+
+
+def test_uses_that_were_declared_here_outlive_a_sync(server: Server, copy: Copy) -> None:
+    """The mirror serves, too, and a run logged to it used a mirrored artifact: its source knows nothing of that."""
+    use = "mutation U($i: UseArtifactInput!) { useArtifact(input: $i) { artifact { id } } }"
+
+    def used(at: Server, project: str, run: str, artifact: str) -> None:
+        log_run(at, project, run, logged(1))
+        at.graphql(use, i={"entityName": "local", "projectName": project, "runName": run, "artifactID": artifact})
+
+    def uses() -> set[tuple[str, str]]:
+        return set(copy.sql("select run_project, run_id from artifact_uses"))
+
+    artifact = Logging(server, "net", {"a.txt": b"a"}).all()["id"]
+    used(server, "p", "there", artifact)
+    copy.sync("local/p")
+    with serving(copy.root) as here:
+        (version,) = versions(here, "net")
+        used(here, "mine", "here", version["id"])
+    assert uses() == {("p", "there"), ("mine", "here")}
+    used(server, "p", "there too", artifact)
+    copy.sync("local/p")
+    assert uses() == {("p", "there"), ("p", "there too"), ("mine", "here")}
+    files = copy.files()
+    copy.sync("local/p")
+    assert copy.files() == files

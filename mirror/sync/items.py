@@ -12,6 +12,7 @@ from mirror.records import Item, Project
 from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
 from mirror.sync.gone import Gone, gone_items
+from mirror.sync.lineage import LocalUses, local_uses, with_local_uses
 from mirror.wandb.artifacts import Listed, fetch_entries, fetch_uses, list_artifacts, list_collections
 from mirror.wandb.glance import kinds_there
 from mirror.wandb.reports import list_reports
@@ -91,6 +92,7 @@ def _artifacts(
     _put(writer, collections, outcome)
     known = writer.items("artifacts", project.source, project.entity, project.name)
     whole = {storage_id for storage_id, held in known.items() if held.has_entries}
+    local = local_uses(writer, project)
     seen: set[str] = set()
     complete = listing.complete
     for page, page_is_complete in list_artifacts(s.client, collections, outcome.messages.append):
@@ -99,7 +101,7 @@ def _artifacts(
         for part in _in_parts(page):
             if stop.is_set():
                 return
-            _put(writer, _complete(s, part, whole, outcome), outcome)
+            _put(writer, _complete(s, part, whole, local, outcome), outcome)
     if complete:
         gone = {c.key.storage_id for c in collections}
         note_gone("artifact_collections", gone)
@@ -114,7 +116,9 @@ def _in_parts(page: list[Listed]) -> Iterator[list[Listed]]:
         yield page[start : start + _MANIFESTS_AT_ONCE]
 
 
-def _complete(source: WandbSource, page: list[Listed], whole: set[str], outcome: ItemsOutcome) -> Iterator[Item]:
+def _complete(
+    source: WandbSource, page: list[Listed], whole: set[str], local: LocalUses, outcome: ItemsOutcome
+) -> Iterator[Item]:
     """The artifacts with all their uses, and with the entries that are not held yet: a manifest is never changed
     once it is committed."""
 
@@ -141,7 +145,7 @@ def _complete(source: WandbSource, page: list[Listed], whole: set[str], outcome:
                 outcome.messages.append(str(e))
         elif wanted(one):
             outcome.messages.append(f"{name}: the server names no address of its manifest")
-        yield artifact
+        yield with_local_uses(artifact, local)
 
 
 def _put(writer: Writer, items: Iterable[Item], outcome: ItemsOutcome) -> None:
