@@ -16,13 +16,14 @@ ALLOWED = {
     "store": set(),
     "sync": {"wandb", "sources", "store"},
     "query": {"store"},
+    "verify": {"wandb", "sources", "store", "query"},
     "objects": {"query", "store", "wandb"},  # wandb/ for Api(online=True) alone
     "importers": {"wandb", "sources", "store", "sync", "query"},
     "server": {"query", "store"},
     "api": {"query", "store"},
     "filters": {"query"},
     "demo": {"api", "query", "store"},
-    "cli": {"sources", "sync", "store", "query", "objects", "importers", "server", "api", "filters", "demo"},
+    "cli": {"sources", "sync", "verify", "store", "query", "objects", "importers", "server", "api", "filters", "demo"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

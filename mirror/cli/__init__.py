@@ -30,6 +30,7 @@ _COMMANDS = {
     "purge": ("purge", "Remove runs or projects from the mirror for good."),
     "repair": ("repair", "Make a damaged mirror whole again."),
     "doctor": ("doctor", "Check credentials, versions, servers and the mirror's files."),
+    "verify": ("verify", "Prove that the mirror is whole, and that a server holds the same."),
     "completion": ("completion", "Print what makes a shell complete commands and paths."),
 }
 _ALIASES = {"pull": "sync"}

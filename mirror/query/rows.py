@@ -6,7 +6,7 @@ weight are read and rebuilt one after another, so neither a million rows nor cel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import NotFoundError
@@ -76,6 +76,32 @@ def stretches(
             span = f"{cells} and row between {first * _BLOCK} and {last * _BLOCK + _BLOCK - 1}"
             query = f"select key, path_id, row, step, kind, v, j {span}"
             yield connection.sql(query, params=params).to_arrow_table()
+
+
+def by_step(
+    reader: Reader, rid: int, stream: Stream = "history", stretch_bytes: int = _STRETCH_BYTES
+) -> Generator[pyarrow.Table, None, None]:
+    """The cells of all rows in the order of steps, rows of one step as they were logged, rows without a step first:
+    in pieces of a bounded size that hold whole rows, the cells of a piece in any order."""
+    with asking(reader) as connection:
+        gen = generation(connection, rid, stream)
+        cells = f"from {reader.relation(TABLE[stream], rid)} where gen = ?"
+        place = "{'step': step, 'row': row}"
+        bounds = connection.execute(
+            f"with r as (select step, row, count(*) * {_CELL_BYTES} + coalesce(sum(strlen(j)), 0) as weight {cells} "
+            "group by all), p as (select step, row, sum(weight) over (order by step nulls first, row "
+            f"rows unbounded preceding) // {int(stretch_bytes)} as part from r) "
+            f"select step is null, min({place}), max({place}) from p group by part, step is null order by 1 desc, 2",
+            [gen],
+        ).fetchall()
+        for stepless, first, last in bounds:
+            if stepless:
+                span, params = "step is null and row between ? and ?", [first["row"], last["row"]]
+            else:
+                span = "step between ? and ? and (step > ? or row >= ?) and (step < ? or row <= ?)"
+                params = [first["step"], last["step"], *first.values(), *last.values()]
+            query = f"select key, path_id, row, step, kind, v, j {cells} and {span}"
+            yield connection.sql(query, params=[gen, *params]).to_arrow_table()
 
 
 def holds(keys: Sequence[str]) -> tuple[str, list[Any]]:

@@ -1,0 +1,170 @@
+"""`mirror verify`: proof that the mirror is whole, and that a server holds the same."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mirror.cli.console import safe, table
+from mirror.cli.options import root_option, source_option
+from mirror.cli.progress import steps
+from mirror.errors import UsageError
+
+if TYPE_CHECKING:
+    from mirror.store import Reader
+    from mirror.verify.deletable import Verdict
+    from mirror.verify.findings import Findings
+
+
+@click.command("verify")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@root_option
+@source_option
+@click.option("--against", metavar="URL", help="Compare with this server, value by value.")
+@click.option("--remap", multiple=True, metavar="A/B=C/D", help="Project A/B is called C/D there; may be repeated.")
+@click.option("--deletable", is_flag=True, help="List runs whose originals could be deleted, and why others could not.")
+@click.option("--listed", default=100, show_default=True, metavar="N", help="Differences to list; all are counted.")
+@click.option("--workers", default=4, show_default=True, help="Requests at the same time.")
+@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    root: Path,
+    source: str | None,
+    against: str | None,
+    remap: tuple[str, ...],
+    deletable: bool,
+    listed: int,
+    workers: int,
+    format_: str,
+) -> None:
+    """Prove that the mirror is whole and, with --against, that a server holds the same. Changes nothing.
+
+    Every file is read and compared with its checksum, every row is counted, every value read. --against names the
+    server the runs came from, or one they were sent to; every value of histories, system metrics, config, summary,
+    console, every file and artifact by digest is read from there and compared. PATH (an entity, a project, a run)
+    narrows what is compared. The exit code is 1 if anything differs or could not be compared.
+
+    \b
+    Examples:
+      mirror verify
+      mirror verify my-team/my-project --against https://api.wandb.ai
+      mirror verify my-team --against https://wandb.example.org --remap my-team/old=new-team/old
+      mirror verify my-team/my-project --against https://api.wandb.ai --deletable
+    """
+    from mirror.paths import parse
+    from mirror.query.runs import check_held
+    from mirror.store import Reader
+    from mirror.verify.findings import Findings
+
+    if deletable and against is None:
+        raise UsageError("--deletable needs a comparison with the originals: add --against URL")
+    if remap and against is None:
+        raise UsageError("--remap says where projects went on another server: add --against URL")
+    own, other = Findings(listed), Findings(listed)
+    verdicts: list[Verdict] = []
+    with Reader(root) as reader:
+        chosen = [parse(path) for path in paths]
+        for path in chosen:
+            check_held(reader, path, source)
+        _store(reader, own)
+        if against is not None:
+            verdicts = _against(reader, chosen, source, against, remap, workers, own, other, deletable)
+    if format_ == "json":
+        click.echo(json.dumps(_document(own, other if against else None, verdicts if deletable else None), indent=2))
+    else:
+        _print("The mirror itself", own)
+        if against is not None:
+            _print(f"Compared with {against}", other)
+        if deletable:
+            _verdicts(verdicts)
+    ctx.exit(int(not (own.ok and other.ok)))
+
+
+def _store(reader: Reader, findings: Findings) -> None:
+    from mirror.verify.store import verify_store
+
+    with steps("checking files", len(reader.files), unit="files") as advance:
+        verify_store(reader, findings, lambda what, n: advance(n) if what == "files" else None)
+
+
+def _against(
+    reader: Reader,
+    paths: list[Any],
+    source: str | None,
+    against: str,
+    remap: tuple[str, ...],
+    workers: int,
+    own: Findings,
+    findings: Findings,
+    deletable: bool,
+) -> list[Verdict]:
+    from dataclasses import replace
+
+    from mirror.verify.against import Other, chosen, compare_project, connected, remapping
+    from mirror.verify.deletable import verdicts
+
+    moved = remapping(remap)
+    with closing(connected(reader, against, workers)) as server:
+        other = Other(server, moved)
+        rids: list[int] = []
+        for held in list(chosen(reader, paths, source)):
+            same = held.source == server.name and (held.entity, held.project) not in moved
+            with steps(f"{held.entity}/{held.project}", len(held.runs), unit="runs") as advance:
+                compare_project(
+                    reader, held, replace(other, same_server=same), findings, workers=workers, progress=advance
+                )
+            rids += [row["rid"] for row in held.runs]
+        return verdicts(reader, rids, findings, whole_store=own.ok) if deletable else []
+
+
+# -- what is said ---------------------------------------------------------------------------------------------
+
+
+def _print(title: str, findings: Findings) -> None:
+    compared = ", ".join(f"{count:,} {name}" for name, count in sorted(findings.compared.items())) or "nothing"
+    click.echo(safe(f"{title}: {compared}"))
+    if findings.respelled:
+        click.echo(f"  {findings.respelled:,} values are equal and spelled in another way (2 and 2.0, NaN and 'NaN')")
+    if findings.differences:
+        columns = ["where", "stream", "row", "step", "key", "here", "there"]
+        table(columns, [[getattr(one, name) for name in columns] for one in findings.differences])
+    if count := sum(findings.different.values()):
+        more = f"; {len(findings.differences):,} are listed" if count > len(findings.differences) else ""
+        click.echo(f"  {count:,} differences in {len(findings.different):,} places{more}")
+    for where, reasons in sorted(findings.unproven.items()):
+        for reason in reasons:
+            click.echo(safe(f"  not compared: {where}: {reason}"))
+    if findings.ok:
+        click.echo("  no difference")
+
+
+def _verdicts(found: list[Verdict]) -> None:
+    rows = [[one.run, one.source, one.deletable, one.bytes_held, "; ".join(one.reasons)] for one in found]
+    table(["run", "source", "deletable", "bytes held", "why not"], rows)
+    click.echo(f"{sum(one.deletable for one in found):,} of {len(found):,} originals could be deleted.")
+
+
+def _document(own: Findings, other: Findings | None, verdicts: list[Verdict] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"store": _said(own)}
+    if other is not None:
+        found["against"] = _said(other)
+    if verdicts is not None:
+        found["deletable"] = [one.__dict__ | {"deletable": one.deletable} for one in verdicts]
+    return found
+
+
+def _said(findings: Findings) -> dict[str, Any]:
+    return {
+        "ok": findings.ok,
+        "compared": dict(findings.compared),
+        "respelled": findings.respelled,
+        "differences": sum(findings.different.values()),
+        "listed": [one.__dict__ for one in findings.differences],
+        "not_compared": findings.unproven,
+    }

@@ -1,0 +1,103 @@
+"""Which originals could be deleted: runs that the mirror holds whole and that were just found equal, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mirror.store.blobs import blob_path
+from mirror.verify.findings import Findings
+
+if TYPE_CHECKING:
+    from mirror.store import Reader
+
+_GOING_ON = ("running", "pending", "preempting")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reasons` say why the original had better stay; none if nothing would be lost with it. `bytes_held` tells
+    whether the bytes of all its files and artifacts are here."""
+
+    run: str
+    source: str
+    bytes_held: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def deletable(self) -> bool:
+        return not self.reasons
+
+
+def verdicts(reader: Reader, rids: Sequence[int], findings: Findings, *, whole_store: bool) -> list[Verdict]:
+    """What is to be said of each run after everything was compared. `whole_store` is false if the mirror itself was
+    found damaged: then nothing may be deleted."""
+    found = []
+    for row in _rows(reader, rids):
+        path = f"{row['entity']}/{row['project']}/{row['run_id']}"
+        reasons = [] if whole_store else ["the mirror itself is damaged: `mirror verify`, `mirror repair`"]
+        reasons += _reasons(row)
+        project = f"{row['entity']}/{row['project']}"
+        mine = {path, project} | {f"{project}/{artifact}" for artifact in row["artifacts"] or ()}
+        if count := sum(findings.different.get(where, 0) for where in mine):
+            reasons.append(f"{count} differences were found")
+        reasons += [reason for where in sorted(mine) for reason in findings.unproven.get(where, ())]
+        missing = _missing(reader, row)
+        if missing:
+            reasons.append(f"the bytes of {missing} files are not held: `mirror sync {path} --files '*'`")
+        found.append(Verdict(path, row["source"], not missing, tuple(reasons)))
+    return found
+
+
+def _reasons(row: Mapping[str, Any]) -> list[str]:
+    reasons = []
+    if row["state"] in _GOING_ON:
+        reasons.append(f"it is {row['state']}")
+    if not row["history_complete"]:
+        reasons.append(f"its history is not complete: {row['history_rows']} of {row['history_total']} rows")
+    if not row["history_lossless"]:
+        reasons.append("its history came by an export, which cannot tell null from absent")
+    if row["system_sampled"] or (row["system_total"] or 0) > row["system_rows"]:
+        reasons.append(f"its system metrics are a sample: {row['system_rows']} of {row['system_total']}")
+    if row["files_count"] is None:
+        reasons.append("its files were never listed")
+    if row["stages"]:
+        reasons.append(f"it is in quarantine: {', '.join(row['stages'])}")
+    return reasons
+
+
+def _rows(reader: Reader, rids: Sequence[int]) -> list[dict[str, Any]]:
+    cursor = reader.connect().execute(
+        """
+        select r.rid, r.source, r.entity, r.project, r.run_id, r.state, r.history_complete, r.history_lossless,
+               r.history_rows, r.history_total, r.system_sampled, r.system_rows, r.system_total, r.files_count,
+               (select list(q.stage order by q.stage) from quarantine q where q.rid = r.rid) as stages,
+               (select list(a.collection || ':v' || a.version) from artifacts a
+                where a.source = r.source and a.run_entity = r.entity and a.run_project = r.project
+                  and a.run_id = r.run_id and a.deleted_at is null) as artifacts
+        from runs r where r.rid in (select unnest(?::bigint[])) order by 3, 4, 5
+        """,
+        [list(rids)],
+    )
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _missing(reader: Reader, row: Mapping[str, Any]) -> int:
+    """Files of the run, and of the artifacts it made, whose bytes are not here; references have none."""
+    query = f"""
+        select f.sha256 from {reader.relation("files", row["rid"])} f
+        semi join raw.live l on l.rid = f.rid and l.files_gen = f.gen
+        union all
+        select e.sha256 from artifact_entries e semi join artifacts a on a.storage_id = e.storage_id
+          and a.source = e.source and a.run_entity = ? and a.run_project = ? and a.run_id = ? and a.deleted_at is null
+        where e.source = ? and e.ref is null
+    """
+    params = [row["entity"], row["project"], row["run_id"], row["source"]]
+    blobs = reader.layout.blobs
+    missing = 0
+    cursor = reader.connect().execute(query, params)
+    while some := cursor.fetchmany(1000):
+        missing += sum(sha256 is None or not blob_path(blobs, sha256).is_file() for (sha256,) in some)
+    return missing

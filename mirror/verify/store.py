@@ -1,0 +1,311 @@
+"""The mirror itself verified: every file, every count, every cell, every document, every blob; nothing is changed.
+
+A file's checksum shows that it is what was written. The rest shows that what was written fits together: rows without
+gaps, cells of the form their kind demands, documents that agree with their nodes, blobs that are what they are called.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mirror.store import jsontext
+from mirror.store.blobs import blob_path
+from mirror.store.catalog import Catalog, FileRow
+from mirror.store.documents import explode
+from mirror.store.health import intact
+from mirror.store.segments import footer
+from mirror.verify.findings import Findings, as_json
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from mirror.store import Reader
+
+_ROWS_AT_ONCE = 50_000_000
+"""Rows of histories whose places are marked in memory at the same time, a byte each."""
+_RUNS_AT_ONCE = 200
+_STORE = "(the mirror)"
+
+Progress = Callable[[str, int], None]
+"""Called with what is being looked at, and how much of it was."""
+
+
+def verify_store(reader: Reader, findings: Findings, progress: Progress = lambda what, n: None) -> None:
+    """Look at everything below the mirror's root. Raises StoreError if the catalog cannot be read at all."""
+    with closing(Catalog(reader.layout, read_only=True)) as catalog:
+        files = catalog.files()
+        damaged = _segments(reader, files, findings, progress)
+        if "runs" in damaged:  # which everything else is counted by
+            findings.doubt(_STORE, "rows, cells and documents were not looked at: a file of `runs` is damaged")
+            return
+        db = reader.connect()
+        _identities(db, catalog, findings)
+
+    def sound(what: str, *of: str) -> bool:
+        if broken := sorted(damaged.intersection(of)):
+            findings.doubt(_STORE, f"{what} were not looked at: a file of `{broken[0]}` is damaged")
+        return not broken
+
+    for stream, table in (("history", "history"), ("system", "system_metrics")):
+        if sound(f"rows of `{table}`", table):
+            _rows(db, stream, table, findings)
+            _cells(db, stream, table, findings, progress)
+    if sound("config and summary", "config", "summary"):
+        _documents(db, findings, progress)
+    if sound("files, console lines and artifacts", "files", "logs", "artifacts", "artifact_entries"):
+        _manifests(db, findings)
+        _blobs(reader, db, findings, progress)
+
+
+# -- segments -------------------------------------------------------------------------------------------------
+
+
+def _segments(reader: Reader, files: list[FileRow], findings: Findings, progress: Progress) -> set[str]:
+    """Compare every file with its checksum and what it says of itself; the tables that damaged ones belong to."""
+    import pyarrow.parquet as pq
+
+    root = reader.layout.root
+    damaged: set[str] = set()
+    published = {f["path"]: (f["rows"], f["sha256"]) for t in reader.snapshot.content["tables"].values()
+                 for f in t["files"]}  # fmt: skip
+    for file in files:
+        progress("files", 1)
+        findings.count(segments=1, bytes=file.bytes)
+        if not intact(reader.layout, file, deep=True):
+            findings.differ(file.path, "segment", here="missing, or not as it was written: `mirror repair`")
+            damaged.add(file.table)
+            continue
+        said = footer(root / file.path)
+        rows = pq.read_metadata(root / file.path).num_rows
+        if rows != file.rows:
+            findings.differ(file.path, "segment", key="rows", here=str(rows), there=f"{file.rows} in the catalog")
+        if said is None or said["table"] != file.table or said["rids"] != file.rids:
+            findings.differ(file.path, "segment", key="footer", here=as_json(said)[:200], there="the catalog")
+        if published.get(file.path) not in (None, (file.rows, file.sha256)):
+            findings.differ(file.path, "segment", key="snapshot", here="another checksum or number of rows")
+    for path in sorted(published.keys() - {file.path for file in files}):
+        findings.differ(path, "segment", here="in the snapshot, and not in the catalog: `mirror repair`")
+    return damaged
+
+
+def _identities(db: duckdb.DuckDBPyConnection, catalog: Catalog, findings: Findings) -> None:
+    """The catalog and the table of runs name the same runs in the same versions, with the same rows."""
+    cursor = db.execute(
+        "select rid, gen, entity || '/' || project || '/' || run_id, history_gen, history_rows, system_gen, "
+        "system_rows from raw.runs_live order by rid"
+    )
+    seen = 0
+    while some := cursor.fetchmany(500):
+        states = catalog.streams([row[0] for row in some])
+        for rid, gen, path, *streams in some:
+            seen += 1
+            if catalog.live_gen(rid) != gen:
+                findings.differ(path, "catalog", key="version", here=str(gen), there=f"{catalog.live_gen(rid)}")
+            for stream, (g, rows) in zip(("history", "system"), (streams[:2], streams[2:]), strict=True):
+                live = states.get((rid, stream), {}).get(True)
+                known = (live.gen, live.rows) if live is not None else (0, 0)
+                if known != (g, rows):
+                    findings.differ(path, "catalog", key=f"{stream}: generation, rows", here=as_json([g, rows]),
+                                    there=f"{as_json(list(known))} in the catalog")  # fmt: skip
+    findings.count(runs=seen)
+    (count,) = catalog.db.execute("select count(*) from runs where gen > 0").fetchone()
+    if count != seen:
+        findings.differ(_STORE, "catalog", key="runs", here=str(seen), there=f"{count} in the catalog")
+
+
+# -- rows and cells -------------------------------------------------------------------------------------------
+
+
+def _rows(db: duckdb.DuckDBPyConnection, stream: str, table: str, findings: Findings) -> None:
+    """Every row that a run says it has is there: the live cells name each of them and no other."""
+    runs = db.execute(
+        f"select rid, {stream}_gen, {stream}_rows, entity || '/' || project || '/' || run_id from raw.live order by rid"
+    ).fetchall()
+    start = 0
+    while start < len(runs):
+        stop, total = start, 0
+        while stop < len(runs) and (stop == start or total + runs[stop][2] <= _ROWS_AT_ONCE):
+            total += runs[stop][2]
+            stop += 1
+        _marked(db, stream, table, runs[start:stop], findings)
+        start = stop
+
+
+def _marked(
+    db: duckdb.DuckDBPyConnection, stream: str, table: str, runs: list[tuple[Any, ...]], findings: Findings
+) -> None:
+    rids = np.array([run[0] for run in runs], np.int64)
+    sizes = np.array([run[2] for run in runs], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    found = np.zeros(offsets[-1], bool)
+    beyond: dict[int, int] = {}
+    query = f"select rid, row from raw.{table}_live where rid between ? and ?"
+    for batch in db.sql(query, params=[int(rids[0]), int(rids[-1])]).to_arrow_reader(1 << 20):
+        rid, row = batch.column("rid").to_numpy(), batch.column("row").to_numpy()
+        at = np.searchsorted(rids, rid)
+        good = (row >= 0) & (row < sizes[at])
+        found[offsets[at[good]] + row[good]] = True
+        for i in at[~good].tolist():
+            beyond[i] = beyond.get(i, 0) + 1
+        findings.count(cells=len(row))
+    findings.count(rows=int(sizes.sum()))
+    for i, run in enumerate(runs):
+        here = found[offsets[i] : offsets[i + 1]]
+        if not here.all():
+            gaps = np.flatnonzero(~here)
+            findings.differ(
+                run[3], f"{stream} rows", row=int(gaps[0]), here=f"{len(gaps)} of {run[2]} rows are missing"
+            )
+        if i in beyond:
+            findings.differ(run[3], f"{stream} rows", here=f"{beyond[i]} cells beyond the {run[2]} rows it has")
+
+
+_WELL_FORMED = """
+case kind
+  when 'number' then v is not null or (j is not null and try_cast(j as double) is not null)
+  when 'int' then (v is not null and v = trunc(v)) or regexp_full_match(j, '-?[0-9]+')
+  when 'bool' then j is null and v in (0, 1)
+  when 'null' then v is null and j is null
+  when 'empty' then v is null and j is null
+  when 'nonfinite' then isnan(v) or isinf(v)
+  else v is null and j is not null and json_valid(j)
+end
+"""
+
+
+def _cells(
+    db: duckdb.DuckDBPyConnection, stream: str, table: str, findings: Findings, progress: Progress
+) -> None:  # fmt: skip
+    """Every live cell holds what its kind says. DuckDB refuses JSON that W&B takes (bare NaN): those are read here."""
+    query = (
+        f"select l.entity || '/' || l.project || '/' || l.run_id, c.row, c.step, c.key, c.kind, c.v, c.j "
+        f"from raw.{table}_live c join raw.live l on l.rid = c.rid where ({_WELL_FORMED}) is not true"
+    )
+    cursor = db.execute(query)
+    while some := cursor.fetchmany(1000):
+        for path, row, step, key, kind, v, j in some:
+            if not _readable(kind, j):
+                findings.differ(path, stream, row=row, step=step, key=key, here=f"{kind}: {as_json([v, j])}")
+    progress("streams", 1)
+
+
+def _readable(kind: str, j: str | None) -> bool:
+    if kind not in ("string", "list", "dict", "media", "number") or j is None:
+        return False
+    try:
+        value = jsontext.parse_exactly(j)
+    except (ValueError, RecursionError):
+        return False
+    kinds: dict[str, type] = {"string": str, "list": list, "dict": dict, "media": dict, "number": jsontext.Number}
+    return isinstance(value, kinds[kind])
+
+
+# -- documents, manifests, blobs ------------------------------------------------------------------------------
+
+
+def _documents(db: duckdb.DuckDBPyConnection, findings: Findings, progress: Progress) -> None:
+    """Config and summary: the text that is shown and the nodes that filters look at are those of the text that came."""
+    query = (
+        "select rid, entity || '/' || project || '/' || run_id, config, config_raw, summary, summary_raw "
+        "from raw.runs_live order by rid"
+    )
+    cursor = db.cursor().execute(query)
+    while some := cursor.fetchmany(_RUNS_AT_ONCE):
+        rids = [row[0] for row in some]
+        held = {name: _nodes(db, name, rids) for name in ("config", "summary")}
+        for rid, path, *texts in some:
+            for name, (shown, raw) in (("config", texts[:2]), ("summary", texts[2:])):
+                try:
+                    expected, nodes = explode(raw, unwrap=name == "config")
+                except Exception as e:  # whatever a text that came over the wire makes of a parser
+                    findings.differ(path, name, here=f"cannot be read: {e}")
+                    continue
+                if expected != shown:
+                    findings.differ(path, name, here=str(shown), there=f"{expected} as it came")
+                if sorted(map(repr, nodes)) != held[name].get(rid, []):
+                    findings.differ(path, name, key="nodes", here=f"{len(held[name].get(rid, []))} nodes",
+                                    there=f"{len(nodes)} of the text that came, or others")  # fmt: skip
+        findings.count(documents=2 * len(some))
+        progress("runs", len(some))
+
+
+def _nodes(db: duckdb.DuckDBPyConnection, name: str, rids: list[int]) -> dict[int, list[str]]:
+    rows = db.execute(
+        f"select rid, path, type, num, str from raw.{name}_live where rid between ? and ?", [min(rids), max(rids)]
+    ).fetchall()
+    found: dict[int, list[str]] = {}
+    for rid, *node in rows:
+        found.setdefault(rid, []).append(repr(tuple(node)))
+    return {rid: sorted(nodes) for rid, nodes in found.items()}
+
+
+def _manifests(db: duckdb.DuckDBPyConnection, findings: Findings) -> None:
+    """As many files, console lines and artifact entries as there should be."""
+    query = """
+        select r.entity || '/' || r.project || '/' || r.run_id as path, 'files' as what, r.files_count as said,
+               count(f.rid) as held
+        from raw.runs_live r left join raw.files_live f on f.rid = r.rid where r.files_gen > 0 group by all
+        having said <> held
+        union all
+        select r.entity || '/' || r.project || '/' || r.run_id, 'console lines', r.logs_rows,
+               coalesce(max(l.line) + 1, 0) as held
+        from raw.runs_live r left join raw.logs_live l on l.rid = r.rid group by all having r.logs_rows <> held
+        union all
+        select a.entity || '/' || a.project || '/' || a.collection || ':v' || a.version, 'artifact entries',
+               a.file_count, count(e.rid) as held
+        from raw.artifacts_live a left join raw.artifact_entries e on e.rid = a.rid and e.gen = a.entries_gen
+        where a.entries_gen > 0 and a.file_count is not null group by all having a.file_count <> held
+    """
+    for path, what, said, held in db.execute(query).fetchall():
+        findings.differ(path, what, here=str(held), there=f"{said} in its record")
+    for table in ("files", "logs", "artifact_entries"):
+        row = db.execute(f"select count(*) from {table}").fetchone()
+        findings.count(**{table: row[0] if row else 0})
+
+
+def _blobs(reader: Reader, db: duckdb.DuckDBPyConnection, findings: Findings, progress: Progress) -> None:
+    """Bytes that are held are those of their name, and of the digest their file was listed with."""
+    query = """
+        select sha256, min(path), min(md5) from (
+          select sha256, entity || '/' || project || '/' || run_id || ' ' || name as path, md5 from files
+          where sha256 is not null
+          union all
+          select sha256, entity || '/' || project || '/' || collection || ':v' || version || ' ' || path, null
+          from artifact_entries where sha256 is not null
+        ) group by sha256 order by sha256
+    """
+    cursor = db.execute(query)
+    while some := cursor.fetchmany(1000):
+        for sha256, path, md5 in some:
+            progress("blobs", 1)
+            findings.count(blobs=1)
+            blob = blob_path(reader.layout.blobs, sha256)
+            if not blob.is_file():
+                findings.differ(path, "blob", key=sha256, here="the bytes are missing")
+                continue
+            found = _digests(blob)
+            if found[0] != sha256:
+                findings.differ(path, "blob", key=sha256, here=f"the bytes have the checksum {found[0]}")
+            elif md5 is not None and found[1] != md5:
+                findings.differ(path, "blob", key=sha256, here=f"md5 {found[1]}", there=f"md5 {md5} as listed")
+
+
+def _digests(path: Path) -> tuple[str, str]:
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    for chunk in _chunks(path):
+        sha256.update(chunk)
+        md5.update(chunk)
+    return sha256.hexdigest(), base64.b64encode(md5.digest()).decode()
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            yield chunk

@@ -1,0 +1,382 @@
+"""`mirror verify`: damage is found and named, in the mirror's own files and between the mirror and a real server.
+
+One server holds the project `p`, and `q`: a copy of it whose runs differ in one thing each. The mirror holds `p`.
+What must be found is written down beside the change, by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import requests
+from artifact_wire import Logging
+from commanding import Done, call
+from serving import Server, serving
+from syncing import Copy, log_run, logged, sampled
+
+CONFIG = {"lr": {"value": 0.1}, "opt": {"value": {"name": "adam", "betas": [0.9, 0.999]}}, "seed": {"value": 2**53 + 1}}
+SUMMARY: dict[str, Any] = {"loss": 0.25, "best": math.nan, "deep": {"a": {"b": 1}}, "big": 2**70}
+HOSTILE = [
+    '{"_step":0,"f":1.0,"z":-0.0,"iz":-0,"tiny":5e-324,"a":{"b":1},"a.b":2,"":3}',
+    '{"_step":1,"nan":NaN,"text":"NaN","l":[NaN,"NaN",18446744073709551616]}',
+    '{"_step":1,"same":"step","again":true}',
+    '{"_step":1,"s":"\\ud800 alone","\\udfff":1,"t":{"_type":"histogram","values":[1],"bins":[0,1]}}',
+    '{"_step":5}',
+    '{"_step":9007199254740993,"x":null,"\\u001b[31m":"\\u202e"}',
+    '{"noStep":1}',
+    "{}",
+]
+FILES = {"a.txt": b"the bytes", "dir/\u00e4 b.bin": bytes(range(256)) * 40}
+CREATE = """mutation($e: String!, $p: String!, $r: String!, $f: [String!]!) {
+    createRunFiles(input: {entityName: $e, projectName: $p, runName: $r, files: $f}) { files { uploadUrl } } }"""
+
+
+def upload(server: Server, project: str, run_id: str, name: str, data: bytes) -> None:
+    found = server.graphql(CREATE, e="local", p=project, r=run_id, f=[name])["createRunFiles"]
+    assert requests.put(found["files"][0]["uploadUrl"], data=data, timeout=30).ok
+
+
+def log(server: Server, project: str, name: str, rows: list[Any], **more: Any) -> None:
+    given: dict[str, Any] = {"config": json.dumps(CONFIG), "summary": SUMMARY, "displayName": name, "tags": ["t", "ü"]}
+    given |= {"system": sampled(12), "notes": "n"} | more
+    console = given.pop("console", ["line one", "line \x1b[31mtwo"])
+    log_run(server, project, name, rows, finish=False, **given)
+    assert server.stream(project, name, files={"output.log": {"offset": 0, "content": console}}).ok
+    assert server.stream(project, name, complete=True, exitcode=0).ok
+    for file, data in FILES.items():
+        upload(server, project, name, file, data)
+
+
+def repeated() -> list[dict[str, Any]]:
+    return [{"_step": step, "x": 10 * step + i} for step in range(4) for i in range(5)]
+
+
+def swapped(rows: list[Any], i: int) -> list[Any]:
+    return [*rows[:i], rows[i + 1], rows[i], *rows[i + 2 :]]
+
+
+def changed(n: int, **values: Any) -> list[dict[str, Any]]:
+    rows = logged(300)
+    rows[n] |= values
+    return rows
+
+
+def lacking(rows: list[Any], i: int) -> list[Any]:
+    return rows[:i] + rows[i + 1 :]
+
+
+SAME: dict[str, list[Any]] = {
+    "value": logged(300), "lost": logged(300), "lost2": repeated(), "swapped": repeated(), "key": logged(300),
+    "type": logged(300), "config": logged(3), "summary": logged(3), "system": logged(3), "console": logged(3),
+    "file": logged(3), "name": logged(3), "hostile": HOSTILE, "norows": [], "respelled": [{"_step": 0, "x": 2.0}],
+    "gone": logged(3),
+}  # fmt: skip
+OTHER: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "value": (changed(123, loss=0.5), {}),
+    "lost": (lacking(logged(300), 200), {}),
+    "lost2": (lacking(repeated(), 7), {}),
+    "swapped": (swapped(repeated(), 11), {}),
+    "key": (changed(299, extra="new"), {}),
+    "type": (changed(0, epoch="0"), {}),
+    "config": (logged(3), {"config": json.dumps(CONFIG | {"opt": {"value": {"name": "adam", "betas": [0.9, 0.99]}}})}),
+    "summary": (logged(3), {"summary": SUMMARY | {"deep": {"a": {"b": 2}}, "big": 2**70 + 1}}),
+    "system": (logged(3), {"system": [*sampled(11), sampled(1, 11)[0] | {"system.cpu": 0.0}]}),
+    "console": (logged(3), {"console": ["line one", "line 2"]}),
+    "name": (logged(3), {"displayName": "other", "tags": ["t"]}),
+    "hostile": (HOSTILE, {}),
+    "norows": ([], {}),
+    "respelled": ([{"_step": 0, "x": 2}], {}),
+    "file": (logged(3), {}),
+}
+FOUND = {
+    ("value", "history", 123, 123, "loss", "0.008064516129032258", "0.5"),
+    ("lost", "history", 200, 200, "", "{row}", "(nothing)"),
+    ("lost2", "history", 7, 1, "", "{row}", "(nothing)"),
+    ("swapped", "history", 11, 2, "(order)", "rows 11 and 12", "rows 12 and 11"),
+    ("key", "history", 299, 299, "extra", "(nothing)", '"new"'),
+    ("type", "history", 0, 0, "epoch", "0", '"0"'),
+    ("config", "config", None, None, "/opt/value/betas", "[0.9,0.999]", "[0.9,0.99]"),
+    ("summary", "summary", None, None, "/deep/a/b", "1", "2"),
+    ("summary", "summary", None, None, "/big", str(2**70), str(2**70 + 1)),
+    ("system", "system metrics", 11, None, "system.cpu", "21.5", "0.0"),
+    ("console", "console", 1, None, "", '[null, null, "line \\u001b[31mtwo"]', '[null, null, "line 2"]'),
+    ("name", "attributes", None, None, "name", '"name"', '"other"'),
+    ("name", "attributes", None, None, "tags", '["t", "ü"]', '["t"]'),
+    ("gone", "run", None, None, "", "the run", "(nothing)"),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("verify") / "served") as found:
+        for name, rows in SAME.items():
+            log(found, "p", name, rows)
+        for name, (rows, more) in OTHER.items():
+            log(found, "q", name, rows, **{"displayName": name} | more)
+        upload(found, "q", "file", "a.txt", b"the byteS")
+        for project in ("p", "q"):
+            where = {"entityName": "local", "projectName": project}
+            for n in range(2):
+                made = Logging(found, "data", {"x.bin": b"%d" % n, "y": b"same"}, **where, metadata='{"n": 1.5}')
+                made.project = where
+                made.all()
+        made = Logging(found, "data", {"x.bin": b"more"}, entityName="local", projectName="p")
+        made.project = {"entityName": "local", "projectName": "p"}
+        made.all()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def copy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    copy = Copy(tmp_path_factory.mktemp("copy") / "m", server.url, server.key)
+    copy.sync("local/p", "--files", "*")
+    return copy
+
+
+@pytest.fixture
+def verify(server: Server, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("WANDB_API_KEY", server.key)
+
+    def run(*args: str, root: Path = copy.root) -> tuple[Done, dict[str, Any]]:
+        done = call("verify", *args, "--format", "json", root=root)
+        assert "Traceback" not in done.err, done.err
+        return done, json.loads(done.out) if done.out else {}
+
+    return run
+
+
+def listed(found: dict[str, Any]) -> set[tuple[Any, ...]]:
+    """What was found, with whole rows cut down to the word."""
+    rows = set()
+    for one in found["listed"]:
+        here = "{row}" if one["stream"] == "history" and one["here"].startswith("{") else one["here"]
+        rows.add((one["where"].split("/")[-1], *(one[n] for n in ("stream", "row", "step", "key")), here, one["there"]))
+    return rows
+
+
+# -- against a server ---------------------------------------------------------------------------------------------
+
+
+def test_an_untouched_copy_has_no_difference(server: Server, verify: Any) -> None:
+    done, found = verify("--against", server.url)
+    assert done.code == 0, found
+    compared = found["against"]["compared"]
+    assert found["against"]["not_compared"] == {} and found["against"]["respelled"] == 0
+    assert compared["runs"] == len(SAME) and compared["artifacts"] == 3 and compared["artifact entries"] == 5
+    assert compared["rows"] == sum(map(len, SAME.values())) + 12 * len(SAME)
+    assert compared["files"] >= 2 * len(SAME) and compared["console lines"] == 2 * len(SAME)
+
+
+def test_every_change_on_the_other_side_is_found_and_named(server: Server, verify: Any) -> None:
+    done, found = verify("--against", server.url, "--remap", "local/p=local/q")
+    rows = listed(found["against"])
+    files = {row for row in rows if row[1] == "files"}
+    artifacts = {row for row in rows if row[1].startswith("artifact")}
+    assert rows - files - artifacts == FOUND
+    assert [(row[0], row[4]) for row in files] == [("file", "a.txt")]
+    assert artifacts == {("data:v2", "artifacts", None, None, "", "the version", "(nothing)")} | {
+        ("data:v1", "artifacts", None, None, "aliases", "[]", '["latest"]')
+    }
+    assert done.code == 1 and found["against"]["respelled"] == 1
+    assert found["against"]["differences"] == len(FOUND) + 3
+
+
+def test_differences_are_bounded_and_counted(server: Server, verify: Any) -> None:
+    _, found = verify("--against", server.url, "--remap", "local/p=local/q", "--listed", "3")
+    assert len(found["against"]["listed"]) == 3 and found["against"]["differences"] == len(FOUND) + 3
+
+
+def test_one_run_is_compared_alone(server: Server, verify: Any) -> None:
+    _, found = verify("local/p/value", "--against", server.url, "--remap", "local/p=local/q")
+    assert listed(found["against"]) == {row for row in FOUND if row[0] == "value"}
+    assert found["against"]["compared"]["runs"] == 1
+
+
+def test_what_is_said_to_people(server: Server, copy: Copy, verify: Any) -> None:
+    done = call("verify", "--against", server.url, "--remap", "local/p=local/q", root=copy.root)
+    assert done.code == 1 and f"{len(FOUND) + 3} differences in" in done.out
+    assert "\x1b" not in done.out and "1 values are equal and spelled in another way" in done.out
+
+
+def test_edits_at_the_source_are_found(server: Server, copy: Copy, verify: Any) -> None:
+    """A project of its own, changed after the sync: a config leaf, a file's byte, a run less, a run more."""
+    for name in ("one", "two"):
+        log(server, "edited", name, logged(5))
+    copy.sync("local/edited")
+    assert verify("local/edited", "--against", server.url)[0].code == 0
+    server.upsert("edited", "one", config=json.dumps(CONFIG | {"lr": {"value": 0.2}}))
+    upload(server, "edited", "one", "a.txt", b"the byteS")
+    two = server.upsert("edited", "two")["id"]
+    server.graphql("mutation($id: ID!) { deleteRun(input: {id: $id}) { clientMutationId } }", id=two)
+    log(server, "edited", "three", [])
+    _, found = verify("local/edited", "--against", server.url)
+    rows = {row[:2] + row[4:] for row in listed(found["against"])}
+    files = {row for row in rows if row[1] == "files"}
+    assert rows - files == {
+        ("one", "config", "/lr/value", "0.1", "0.2"),
+        ("two", "run", "", "the run", "(nothing)"),
+        ("three", "run", "", "(nothing)", "the run"),
+    }
+    assert [row[:3] for row in files] == [("one", "files", "a.txt")]
+
+
+def test_deletable_says_why_not(server: Server, copy: Copy, verify: Any) -> None:
+    log_run(server, "mixed", "good", logged(4))
+    log_run(server, "mixed", "running", logged(4), finish=False)
+    log_run(server, "mixed", "bytes", logged(4))
+    upload(server, "mixed", "bytes", "weights", b"12345")
+    log_run(server, "mixed", "differs", logged(4), config=json.dumps(CONFIG))
+    copy.sync("local/mixed")
+    server.upsert("mixed", "differs", config=json.dumps(CONFIG | {"lr": {"value": 3}}))
+    _, found = verify("local/mixed", "--against", server.url, "--deletable")
+    said = {
+        one["run"].split("/")[-1]: (one["deletable"], one["bytes_held"], one["reasons"]) for one in found["deletable"]
+    }
+    assert said["good"] == (True, True, [])
+    assert said["running"] == (False, True, ["it is running"])
+    assert said["bytes"][:2] == (False, False) and "--files" in said["bytes"][2][0]
+    assert said["differs"] == (False, True, ["1 differences were found"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--deletable"], "add --against"),
+        (["--remap", "a/b=c/d"], "add --against"),
+        (["--against", "nonsense"], "no http or https URL"),
+        (["--against", "http://127.0.0.1:9", "--remap", "a=b"], "maps no project"),
+        (["nobody/nothing"], "holds nothing of"),
+    ],
+)
+def test_wrong_calls(verify: Any, args: list[str], message: str) -> None:
+    done, _ = verify(*args)
+    assert done.code in (1, 2) and message in done.err, done
+
+
+def test_a_server_that_serves_the_mirror_itself_proves_nothing(copy: Copy, verify: Any) -> None:
+    with serving(copy.root, "--read-only", key="k" * 40) as itself, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", itself.key)
+        done, _ = verify("--against", itself.url)
+    assert done.code == 2 and "serves this very mirror" in done.err
+
+
+# -- the mirror itself --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(copy: Copy, tmp_path: Path) -> Path:
+    """A copy of the mirror that may be damaged."""
+    import shutil
+
+    root = tmp_path / "m"
+    shutil.copytree(copy.root, root)
+    return root
+
+
+def segment(root: Path, table: str, holding: str | None = None) -> Path:
+    """A segment of a table; the one whose runs have a key, if one is named."""
+    for path in sorted((root / "data" / table).rglob("*.parquet")):
+        if holding is None or holding in set(pq.read_table(path)["key"].to_pylist()):
+            return path
+    raise AssertionError(table)
+
+
+def rewrite(root: Path, path: Path, change: Any) -> None:
+    """Write a segment anew with other rows, and make the catalog and the snapshot believe that it is so."""
+    import hashlib
+
+    old = pq.read_table(path)
+    made = change(old)
+    path.chmod(0o644)
+    pq.write_table(made.replace_schema_metadata(old.schema.metadata), path)
+    name = str(path.relative_to(root))
+    fields = (len(made), path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+    with sqlite3.connect(root / "catalog.sqlite") as db:
+        db.execute("update files set rows = ?, bytes = ?, sha256 = ? where path = ?", [*fields, name])
+    snapshot = json.loads((root / "snapshot.json").read_text())
+    for entry in snapshot["tables"].values():
+        for file in entry["files"]:
+            if file["path"] == name:
+                file["rows"], file["bytes"], file["sha256"] = fields
+    (root / "snapshot.json").write_text(json.dumps(snapshot))
+
+
+def test_an_untouched_mirror_is_whole(verify: Any, store: Path) -> None:
+    done, found = verify(root=store)
+    assert done.code == 0 and found["store"]["compared"]["rows"] >= sum(map(len, SAME.values()))
+    assert found["store"]["compared"]["blobs"] >= len(FILES)
+
+
+def test_a_flipped_byte_of_a_segment_is_found(verify: Any, store: Path) -> None:
+    path = segment(store, "history")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    done, found = verify(root=store)
+    assert done.code == 1 and "`history`" in found["store"]["not_compared"]["(the mirror)"][0]
+    assert [one["where"] for one in found["store"]["listed"] if one["stream"] == "segment"] == [
+        str(path.relative_to(store))
+    ]
+
+
+def test_a_flipped_byte_of_a_blob_is_found(verify: Any, store: Path) -> None:
+    path = max((p for p in (store / "blobs" / "sha256").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    done, found = verify(root=store)
+    (one,) = found["store"]["listed"]
+    assert done.code == 1 and (one["stream"], one["key"]) == ("blob", path.name)
+
+
+def test_a_row_that_is_not_there_is_found(verify: Any, store: Path) -> None:
+    """The checksums are right: only the counts tell."""
+    import pyarrow.compute as pc
+
+    rewrite(store, segment(store, "history", "again"), lambda t: t.filter(pc.not_equal(t["row"], 2)))
+    done, found = verify(root=store)
+    said = {(one["where"], one["row"]) for one in found["store"]["listed"] if one["stream"] == "history rows"}
+    assert done.code == 1 and ("local/p/hostile", 2) in said and ("local/p/value", 2) in said
+
+
+def test_a_cell_that_cannot_be_read_is_found(verify: Any, store: Path) -> None:
+    import pyarrow as pa
+
+    def broken(table: pa.Table) -> pa.Table:
+        texts = table["j"].to_pylist()
+        keys = table["key"].to_pylist()
+        texts = [text[:-1] if key == "same" else text for key, text in zip(keys, texts, strict=True)]
+        return table.set_column(
+            table.schema.get_field_index("j"), table.schema.field("j"), pa.array(texts, pa.string())
+        )
+
+    rewrite(store, segment(store, "history", "same"), broken)
+    done, found = verify(root=store)
+    (one,) = found["store"]["listed"]
+    assert done.code == 1 and (one["where"], one["key"], one["row"]) == ("local/p/hostile", "same", 2)
+
+
+def test_a_document_that_does_not_fit_its_nodes_is_found(verify: Any, store: Path) -> None:
+    import pyarrow.compute as pc
+
+    rewrite(store, segment(store, "config"), lambda t: t.filter(pc.not_equal(t["path"], "/lr")))
+    done, found = verify(root=store)
+    assert done.code == 1 and {(one["stream"], one["key"]) for one in found["store"]["listed"]} == {("config", "nodes")}
+
+
+def test_a_lost_file_entry_is_found(verify: Any, store: Path) -> None:
+    import pyarrow.compute as pc
+
+    for path in (store / "data" / "files").rglob("*.parquet"):
+        rewrite(store, path, lambda t: t.filter(pc.not_equal(t["name"], "a.txt")))
+    done, found = verify(root=store)
+    assert done.code == 1 and {one["stream"] for one in found["store"]["listed"]} == {"files"}
