@@ -355,8 +355,17 @@ def _show_plan(planned: Sequence[Planned]) -> None:
         waiting = len({f.key.storage_id for f in plan.waiting})
         unchanged = plan.unchanged + len(plan.rechecked)
         name = f"{p.project.entity}/{p.project.name}"
-        rows.append([name, len(plan.new), len(plan.changed), unchanged, len(plan.gone), waiting, plan.new_rows])
-    table(["project", "new", "changed", "unchanged", "gone", "waiting", "rows to fetch"], rows)
+        cost = (p.cost.requests, size_of(p.cost.bytes)) if p.cost else (None, None)
+        rows.append([name, len(plan.new), len(plan.changed), unchanged, len(plan.gone), waiting, plan.new_rows, *cost])
+    table(["project", "new", "changed", "unchanged", "gone", "waiting", "rows to fetch", "~requests", "~bytes"], rows)
+    costs = [p.cost for p in planned if p.cost]
+    if costs:
+        requests, nbytes = (sum(getattr(cost, name) for cost in costs) for name in ("requests", "bytes"))
+        click.echo(
+            f"About {_n(requests)} requests and {size_of(nbytes)}, judging by the listing and by earlier syncs; what "
+            "new artifacts and bytes of files will take is not in it.",
+            err=True,
+        )
 
 
 def _show_summary(result: Result, root: Path, verbose: bool, seconds: float) -> None:

@@ -18,9 +18,13 @@ from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
 from mirror.store.catalog import Catalog, now, peek
 from mirror.store.exports import Export
+from mirror.store.layout import Layout
+from mirror.store.servers import known_servers
 from mirror.store.projects import known_projects
 from mirror.sync.changes import Changes
+from mirror.sync.estimate import Estimate, Experience, estimate, experience
 from mirror.sync.gone import gone_projects
+from mirror.sync.moves import held_runs
 from mirror.sync.plan import Plan, make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.project import Options, Outcome, sync_project, unreachable
@@ -28,6 +32,7 @@ from mirror.sync.quarantine import Quarantine
 from mirror.sync.twins import merge
 from mirror.wandb.budget import Budget, Stopped
 from mirror.wandb.client import Client, Viewer
+from mirror.wandb.limits import Limits
 from mirror.wandb.transport import Transport
 
 
@@ -54,11 +59,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Planned:
-    """What a sync of one project would do. `outcome` says why nothing can be said, if so."""
+    """What a sync of one project would do, and about what it would cost (None where nobody knows). `message` says why
+    nothing can be said, if so."""
 
     project: Project
     plan: Plan
     message: str | None = None
+    cost: Estimate | None = None
 
 
 def targets(texts: Sequence[str], base_url: str | None, environ: Mapping[str, str]) -> dict[str, list[Target]]:
@@ -106,6 +113,7 @@ class Session:
         self._writer: Writer | None = None
         self._listed: dict[tuple[str, str], set[str]] = {}
         self._judged: set[tuple[str, str, str]] = set()
+        self._experience: dict[str, Experience] = {}
 
     # -- doing it -----------------------------------------------------------------------------------------
 
@@ -254,14 +262,17 @@ class Session:
         who = (project.source, project.entity, project.name)
         plan = make_plan(
             listing,
-            catalog.known(*who) if catalog else {},
+            held_runs(catalog, listing) if catalog else {},
             Quarantine(catalog.quarantined(*who) if catalog else ()),
             now=now(),
             full=self.options.full,
             named=bool(target.run_ids),
             what=self.options.what,
         )
-        return Planned(project, plan)
+        if project.source not in self._experience:
+            self._experience[project.source] = experience(self.root, project.source) if catalog else Experience()
+        known = self._experience[project.source]
+        return Planned(project, plan, cost=estimate(plan, len(listing.runs), self.options.page_rows, known))
 
     # -- what both need -----------------------------------------------------------------------------------
 
@@ -274,8 +285,15 @@ class Session:
         timeout = _timeout(self._environ)
         transport = Transport(server, credential, budget=budget, connections=3 * workers + 4, timeout=timeout)
         return WandbSource(
-            Client(transport), page_rows=self.options.page_rows, downloads=2 * workers, open_export=Export
+            Client(transport, self._limits(server)),
+            page_rows=self.options.page_rows,
+            downloads=2 * workers,
+            open_export=Export,
         )
+
+    def _limits(self, server: str) -> Limits:
+        """What `mirror doctor --probe` found out about a server."""
+        return Limits.of_json(known_servers(Layout(self.root)).get(paths.canonical_source(server), {}))
 
     def _check(self, source: WandbSource) -> Viewer:
         viewer = source.viewer()
