@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mirror"
-GROUND = {"records", "forks", "errors", "paths", "credentials", "resources", "pool", "memory", "__init__"}
+GROUND = {"records", "manifests", "forks", "errors", "paths", "credentials", "resources", "pool", "memory", "__init__"}
 ALLOWED = {
     "wandb": set(),
     "sources": {"wandb"},

@@ -85,7 +85,8 @@ class Search:
     def pages(self) -> Iterator[list[Missing]]:
         """The missing files, some at a time; what was committed meanwhile is looked at anew now and then."""
         for query, params, owners in self._queries():
-            cursor = self._reader.connect().execute(query + " order by rid, name", params)
+            # A cursor of its own: others ask on the connection while these rows are handed out.
+            cursor = self._reader.connect().cursor().execute(query + " order by rid, name", params)
             while rows := cursor.fetchmany(_PAGE):
                 yield [self._missing(owners[rid], kind, *row) for kind, rid, *row in rows]
 

@@ -218,6 +218,17 @@ def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def fetch_artifact(client: Client, collection: ArtifactCollection, storage_id: str) -> Artifact | None:
+    """A version by its storage id, without its entries; None if there is none."""
+
+    def build(f: Fields) -> str:
+        return f"query Artifact($id: ID!) {{ artifact(id: $id) {{ id {f.of('Artifact', _ARTIFACT)} }} }}"
+
+    data, _ = client.ask(build, {"id": storage_id})
+    node = data.get("artifact")
+    return _listed(client, collection, node).artifact if isinstance(node, dict) else None
+
+
 def fetch_uses(client: Client, artifact: Artifact) -> list[ArtifactUse]:
     """All runs that used an artifact, where its listing shows only the first ones."""
 

@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from mirror.errors import LockedError, NotFoundError, UsageError
+from mirror.manifests import as_contents, document
 from mirror.records import Artifact, ArtifactCollection, ArtifactUse, Item, ItemKey, RunKey
 from mirror.server import ids
 from mirror.server.artifacts import manifest as manifests
@@ -285,11 +286,11 @@ class Artifacts:
             if not isinstance(base, Held) or base.artifact.key.entity != draft.artifact.key.entity:
                 raise UsageError(f"artifact `{whose}` adds to one that is not here: log it as a whole")
             for batch in self.stored.batches(base):
-                merged |= {e.path: manifests.as_contents(e) for e in batch}
+                merged |= {e.path: as_contents(e) for e in batch}
         for part in parts if draft.distributed else [last]:
             merged |= self._read_manifest(part.sha256 or "", whose)
         with incoming(self.home.layout.blobs) as sink:
-            sink.write(manifests.document(merged))
+            sink.write(document(merged))
             return merged, sink.keep().sha256
 
     def _is_large(self, arrived: Arrived) -> bool:

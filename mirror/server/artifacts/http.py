@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from mirror.errors import NotFoundError
+from mirror.manifests import stream
 from mirror.server import ids
 from mirror.server.access.asker import asker
 from mirror.server.access.limits import Refused
@@ -105,7 +106,7 @@ class ArtifactBytes:
         if sha256 and (path := blob_path(self._artifacts.home.layout.blobs, sha256)).exists():
             return attachment(path, name, "application/json")
         # Mirrored without its bytes: made from the entries.
-        pieces = artifacts_manifest.stream(self._artifacts.stored.batches(found))
+        pieces = stream(self._artifacts.stored.batches(found))
         return StreamingResponse(pieces, headers=safe_headers(name), media_type="application/json")
 
     async def by_digest(self, request: Request) -> Response:

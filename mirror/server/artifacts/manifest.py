@@ -1,16 +1,13 @@
 """Manifests: what an artifact holds, path by path, and the digest that makes it the same artifact or another one.
 
-The wire's form is a JSON object: `{"version": 1, "storagePolicy": .., "storagePolicyConfig": .., "contents": {path:
-{"digest", "size", "ref"?, "extra"?, "birthArtifactID"?}}}`. A file's digest is the base64 md5 of its bytes; that of a
-reference is whatever its handler made. The digest of the whole is the hex md5 of a header line and a line
-`<path>:<digest>` for each path, sorted (this is how W&B's SDK makes it, and what it sends along).
+A file's digest is the base64 md5 of its bytes; that of a reference is whatever its handler made.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import orjson
@@ -24,7 +21,6 @@ MAX_BYTES = 32 << 20
 """The largest manifest that is taken: about 400,000 entries (W&B advises to stay below 100,000). It is read in one
 piece and takes about ten times as much memory; large ones are read one at a time."""
 
-_FRAME = {"version": 1, "storagePolicy": "wandb-storage-policy-v1", "storagePolicyConfig": {"storageLayout": "V2"}}
 _MAX_PATH = 4096
 _BAD = re.compile(r"[\x00\ud800-\udfff]")
 
@@ -77,34 +73,6 @@ def _wrong_entry(entry: Any) -> str | None:
 def digest(contents: Mapping[str, Mapping[str, Any]]) -> str:
     """The digest of an artifact with these entries, in hex."""
     return manifest_digest((path, entry["digest"]) for path, entry in contents.items())
-
-
-def document(contents: Contents) -> bytes:
-    """The manifest as it goes over the wire."""
-    return orjson.dumps(_FRAME | {"contents": contents})
-
-
-def stream(entries: Iterable[Sequence[ArtifactEntry]]) -> Iterator[bytes]:
-    """The manifest of entries that come batch by batch, piece by piece."""
-    yield orjson.dumps(_FRAME)[:-1] + b',"contents":{'
-    first = True
-    for batch in entries:
-        lines = [orjson.dumps(e.path) + b":" + orjson.dumps(as_contents(e)) for e in batch]
-        if lines:
-            yield (b"" if first else b",") + b",".join(lines)
-            first = False
-    yield b"}}"
-
-
-def as_contents(entry: ArtifactEntry) -> dict[str, Any]:
-    """An entry in the wire's form. What it does not have is left out."""
-    found: dict[str, Any] = {"digest": entry.digest or ""}
-    for name, value in (("ref", entry.ref), ("size", entry.size), ("birthArtifactID", entry.birth_id)):
-        if value is not None:
-            found[name] = value
-    if entry.extra is not None:
-        found["extra"] = orjson.Fragment(entry.extra)
-    return found
 
 
 class Entries(Sequence[ArtifactEntry]):
