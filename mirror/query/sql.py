@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mirror.errors import QueryError, StoreError
 from mirror.query.statement import check
+from mirror.query.tablenames import name_tables
 from mirror.query.wide import Statement, rewritten
 from mirror.store.snapshot import holds
-from mirror.store.views import literal, live, parquet
+from mirror.store.views import literal, live, parquet, quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -63,6 +64,7 @@ class Result:
         with self._explained():
             bundle = check(sandbox.cursor(), sql)
             self._statement, self._params = rewritten(sandbox, sql, self._params)
+            name_tables(sandbox, sql)
         self._sql = self._statement.text
         with self._explained():
             if self._sql != sql:
@@ -195,10 +197,14 @@ class Sandbox:
         self._tables = reader.snapshot.content["tables"]
         self._tail = reader.tail
         self._parts: set[str] = set()
+        self._named: dict[str, str] = {}
         self._lock = threading.Lock()
+        self.layout = reader.layout
         spill = tempfile.mkdtemp(prefix="mirror-sql-")
+        self.private_tables = Path(spill) / "tables"
         weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
         allowed = ", ".join(literal(path) for path in self._files)
+        folders = ", ".join(literal(str(path)) for path in (self.layout.tables, self.private_tables))
         for setting in (
             f"temp_directory = {literal(spill)}",
             "python_enable_replacements = false",
@@ -206,6 +212,7 @@ class Sandbox:
             "autoload_known_extensions = false",
             "errors_as_json = true",
             f"allowed_paths = [{allowed}]",
+            f"allowed_directories = [{folders}]",
             "enable_external_access = false",
             "lock_configuration = true",
         ):
@@ -235,6 +242,15 @@ class Sandbox:
                 self._db.execute(f"create schema if not exists part; create view {name} as {rows}")
                 self._parts.add(name)
         return name
+
+    def name(self, text: str, body: str) -> None:
+        """Make a view of that name. DuckDB does not tell names apart that differ in case only, so two of them are one
+        too many: QueryError."""
+        with self._lock:
+            other = self._named.setdefault(text.lower(), text)
+            if other != text:
+                raise QueryError(f'`{text}` and `{other}` differ in case only: write them as "table:<sha256>"')
+            self._db.execute(f"create or replace view {quoted(text)} as {body}")
 
     def writing_cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection that may make temporary types, which PIVOT needs before DuckDB 2.0."""

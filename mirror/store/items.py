@@ -23,6 +23,7 @@ from mirror.records import Artifact, ArtifactCollection, Item, ItemKey, Report, 
 from mirror.store.catalog import Catalog, ItemIdentity, iso, now
 from mirror.store.documents import explode
 from mirror.store.schema import tables
+from mirror.store.tablefiles import note_tables
 
 if TYPE_CHECKING:
     from mirror.store.commit import Batch, Committer
@@ -118,6 +119,7 @@ class Items:
             rows = rows.set_column(rows.column_names.index(name), name, column)
         batch.rows.setdefault("artifact_entries", []).append(rows.cast(tables()["artifact_entries"]))
         batch.superseded["artifact_entries"] = batch.superseded.get("artifact_entries", 0) + 1
+        note_tables(batch, self._catalog.layout, identity.rid, hashes)
         changed = self.changed
         self._write(replace(identity, entries_gen=identity.entries_gen + 1), row or self._stored(identity), batch)
         self.changed = changed

@@ -28,11 +28,13 @@ class Layout:
         self.root = Path(root).expanduser().absolute()
         self.catalog = self.root / "catalog.sqlite"
         self.snapshot = self.root / "snapshot.json"
+        self.servers = self.root / "servers.json"
         self.data = self.root / "data"
         self.live = self.root / "live"
         self.serve_lock = self.live / "serve.lock"
         self.sweeps = self.live / "sweeps"
         self.blobs = self.root / "blobs" / "sha256"
+        self.tables = self.root / "tables"
         self.exports = self.root / "exports"
         self.database = self.root / "mirror.duckdb"
         self.commit_lock = self.root / "commit.lock"
@@ -60,7 +62,7 @@ class Layout:
         # what is to be synced may be written down before the first sync.
         names = {p.name for p in self.root.iterdir()}
         return bool(names & {"snapshot.json", "catalog.sqlite"}) or names <= {
-            "data", "live", "leases", "sessions", "commit.lock", "blobs", "mirror.toml",
+            "data", "live", "leases", "sessions", "commit.lock", "blobs", "mirror.toml", "servers.json",
         }  # fmt: skip
 
     def read_snapshot(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from mirror.store.items import Items, KnownItem
 from mirror.store.layout import Layout, shard_of
 from mirror.store.locks import FileLock, Lease
 from mirror.store.schema import STREAM_TABLE, tables
+from mirror.store.tablefiles import note_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -356,16 +357,16 @@ class Writer:
         ))  # fmt: skip
 
     def put_blobs(self, key: RunKey | ItemKey, held: Mapping[str, FileEntry]) -> None:
-        """Note which blobs (`sha256`) hold the bytes of a run's files or an artifact's entries, by name. Files of runs
-        are replaced as a whole: they may have changed since the manifest came. The manifest must be committed."""
+        """Note which blobs (`sha256`) hold the bytes of files of a run or an artifact, by name. Those of runs replace
+        what was known of them. The manifest must be committed."""
+        hashes = {name: entry.sha256 for name, entry in held.items() if entry.sha256}
         if isinstance(key, ItemKey):
             self._lease_for(key)
-            hashes = {name: str(entry.sha256) for name, entry in held.items()}
             self._buffered += self._items.hold(key, hashes, self._batch)
-            self._flush_if_due()
-            return
-        state = self._opened(key).streams.get("files", StreamState())
-        rows = self._committer.read("files", [self._opened(key).identity.rid], [state.gen]).to_pylist()
+            return self._flush_if_due()
+        rid, state = self._opened(key).identity.rid, self._opened(key).streams.get("files", StreamState())
+        note_tables(self._batch, self.layout, rid, hashes)
+        rows = self._committer.read("files", [rid], [state.gen]).to_pylist()
         entries = [{n: v for n, v in row.items() if n not in ("rid", "gen")} for row in rows]
         self.put_files(key, [held.get(e["name"]) or FileEntry(**e) for e in entries])
 
