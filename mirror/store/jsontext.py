@@ -13,6 +13,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import orjson
 
 NONFINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
@@ -21,6 +22,8 @@ DOUBTFUL = r"(^|[^0-9.])[0-9]{19}|-0([^.0-9eE]|$)"
 """Texts that orjson may change: integers that may leave 64 bit, minus zero (a syntax that RE2 knows too)."""
 
 _DOUBTFUL = re.compile(DOUBTFUL)
+_MINUS_ZERO = re.compile("-0([^.0-9eE]|$)")
+_LONG = 4096  # a row of thousands of keys: `re` looks for digits a hundred times slower than numpy
 
 
 class Number(str):
@@ -33,12 +36,25 @@ class Number(str):
 def parse(text: str) -> tuple[Any, bool]:
     """The value of a JSON text, and whether the exact parser had to make it (then it may hold `Number`s and
     non-finite floats). Raises ValueError for broken JSON, RecursionError for hundreds of nested levels."""
-    if not _DOUBTFUL.search(text):
+    if not _doubtful(text):
         try:
             return orjson.loads(text), False
         except orjson.JSONDecodeError:
             pass
     return parse_exactly(text), True
+
+
+def _doubtful(text: str) -> bool:
+    if len(text) < _LONG:
+        return _DOUBTFUL.search(text) is not None
+    return _MINUS_ZERO.search(text) is not None or (_has_long_number(text) and _DOUBTFUL.search(text) is not None)
+
+
+def _has_long_number(text: str) -> bool:
+    """Whether 19 digits follow each other."""
+    letters = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+    others = np.flatnonzero(letters - ord("0") > 9)
+    return bool(np.diff(others, prepend=-1, append=len(letters)).max() > 19)
 
 
 def parse_exactly(text: str) -> Any:

@@ -68,6 +68,7 @@ class _Cursor:
         rows = max(_LEAST_ROWS, min(_SIGHT_ROWS, _SIGHT_BYTES * metadata.num_rows // max(size, 1)) // share)
         self._pieces = self._file.iter_batches(batch_size=rows)
         self._sight: pa.Table = schema.empty_table()
+        self._last: tuple[Any, ...] = ()
         self._ended = False
 
     def fill(self) -> bool:
@@ -80,12 +81,14 @@ class _Cursor:
                 break
             rows = fitted(pa.Table.from_batches([piece]), self._schema)
             self._sight = rows.filter(self._keep(rows)) if self._keep else rows
+            if self._sight.num_rows and self._order:
+                self._last = self._place(self._sight.num_rows - 1)
         return bool(self._sight.num_rows)
 
     @property
     def last_in_sight(self) -> tuple[Any, ...] | None:
         """Where the last row in sight stands in the order; None if no row can come after it."""
-        return None if self._ended else self._place(self._sight.num_rows - 1)
+        return None if self._ended else self._last
 
     def _place(self, row: int) -> tuple[Any, ...]:
         return tuple(self._sight[name][row].as_py() for name in self._order)
@@ -93,8 +96,8 @@ class _Cursor:
     def take(self, bound: tuple[Any, ...] | None) -> pa.Table:
         """The rows in sight that do not come after `bound`; all of them without one."""
         low = high = self._sight.num_rows
-        if bound is not None and self._place(high - 1) > bound:
-            low, high = 0, high - 1
+        if bound is not None and self._last > bound:
+            low, high = 0, (high - 1 if self._place(0) <= bound else 0)
         while low < high:
             middle = (low + high) // 2
             if self._place(middle) <= bound:  # type: ignore[operator]

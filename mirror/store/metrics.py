@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mirror.store import cellform
-from mirror.store.cellform import BOOL, EMPTY, INT, KINDS, LIST, NONFINITE, NULL, NUMBER, STRING, Mask
+from mirror.store.cellform import BOOL, EMPTY, INT, KINDS, LIST, NONFINITE, NULL, NUMBER, STRING, Ints, Mask
 
 _COUNTS = {
     "n_number": [NUMBER], "n_int": [INT], "n_bool": [BOOL], "n_string": [STRING], "n_null": [NULL],
@@ -36,11 +36,7 @@ class MetricStats:
         code, places = cellform.places(table)
         row = table.column("row").to_numpy()
         v = np.where(kind <= INT, table.column("v").to_numpy(), np.nan)
-        if (row[1:] < row[:-1]).any():
-            by_row = np.argsort(row, kind="stable")
-            table, code, kind, row, v = table.take(pa.array(by_row)), code[by_row], kind[by_row], row[by_row], v[by_row]
-        # Sixteen bits are sorted by radix, many times faster.
-        order = np.argsort(code.astype(np.uint16) if len(places) < 1 << 16 else code, kind="stable")
+        order = _by_code_and_row(code, row, len(places))
         starts = np.flatnonzero(np.diff(code[order], prepend=-1))
         ends = {"first": order[starts], "last": order[np.append(starts[1:], len(order)) - 1]}
         seen = code[ends["first"]]  # a dictionary may hold keys that no cell of the batch has
@@ -100,6 +96,17 @@ class MetricStats:
         held["min_v"][at] = np.fmin(held["min_v"][at], new["min_v"])
         held["max_v"][at] = np.fmax(held["max_v"][at], new["max_v"])
         self._columns = held
+
+
+def _by_code_and_row(code: Ints, row: Ints, codes: int) -> Ints:
+    """The order of the cells by code, those of one code by row."""
+    beside, below = np.diff(code), np.diff(row)
+    if ((beside > 0) | (beside == 0) & (below >= 0)).all():  # key after key, as exports come
+        return np.arange(len(code))
+    if (below < 0).any():
+        return np.lexsort((row, code))
+    # Sixteen bits are sorted by radix, many times faster.
+    return np.argsort(code.astype(np.uint16) if codes < 1 << 16 else code, kind="stable")
 
 
 def _empty(n: int) -> dict[str, npt.NDArray[Any]]:

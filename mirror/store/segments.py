@@ -59,7 +59,7 @@ def write_segment(
         if table in ORDER:
             data = data.sort_by([(column, "ascending") for column in ORDER[table]])
     footer = {
-        "rids": rid_ranges(data["rid"].drop_null().to_numpy()) if "rid" in data.column_names else [],
+        "rids": rid_ranges(pc.unique(data["rid"]).drop_null()) if "rid" in data.column_names else [],
         "identities": [list(i) for i in identities],
         "streams": _stream_extents(data) if table in CELL_TABLES else [],
         "replaces": [],
@@ -165,25 +165,25 @@ def sorted_cells(parts: Sequence[tuple[int, int, int, pa.Table]]) -> pa.Table:
             batch["j"],
         ]
         chunks.append(pa.table(columns, names=["rid", "gen", "key", "path_id", "row", "step", "ts", "kind", "v", "j"]))
-    table = pa.concat_tables(chunks).unify_dictionaries().combine_chunks()
+    table = pa.concat_tables(chunks).unify_dictionaries()
     if not table.num_rows:
         return table
-    keys = table["key"].chunk(0)
-    names = np.array([k.encode("utf-8", "surrogatepass") for k in keys.dictionary.to_pylist()], dtype=object)
+    keys = table["key"].chunks
+    names = np.array([k.encode("utf-8", "surrogatepass") for k in keys[0].dictionary.to_pylist()], dtype=object)
     rank = np.empty(len(names), dtype=np.int64)
     rank[np.argsort(names, kind="stable")] = np.arange(len(names))
-    rids = sorted({rid for rid, *_ in parts})
-    rid_rank = np.repeat([rids.index(rid) for rid, *_ in parts], [part.num_rows for *_, part in parts])
-    place = rank[keys.indices.to_numpy(zero_copy_only=False)] * len(rids) + rid_rank
+    rids = {rid: i for i, rid in enumerate(sorted({rid for rid, *_ in parts}))}
+    rid_rank = np.repeat([rids[rid] for rid, *_ in parts], [part.num_rows for *_, part in parts])
+    place = rank[np.concatenate([chunk.indices.to_numpy() for chunk in keys])] * len(rids) + rid_rank
     starts = np.flatnonzero(np.diff(place, prepend=-1))
     if len(starts) * _BLOCK < len(place):  # key after key, as exports come: whole blocks are put in order
         lengths = np.diff(starts, append=len(place))
         blocks = np.argsort(place[starts], kind="stable")
         at = zip(starts[blocks].tolist(), lengths[blocks].tolist(), strict=True)
-        return pa.concat_tables([table.slice(start, length) for start, length in at]).combine_chunks()
+        return pa.concat_tables([table.slice(start, length) for start, length in at])
     if len(names) * len(rids) < 1 << 16:
         place = place.astype(np.uint16)  # sorted by radix, several times faster
-    return table.take(pa.array(np.argsort(place, kind="stable")))
+    return table.combine_chunks().take(pa.array(np.argsort(place, kind="stable")))
 
 
 def rid_ranges(rids: Any) -> list[list[int]]:
