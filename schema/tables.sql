@@ -64,6 +64,7 @@ create table runs (                    -- One row per version of a run: its attr
   files_count       bigint,            -- files in the manifest
   logs_gen          bigint not null,   -- live generation of the run's rows in `logs`
   logs_rows         bigint not null,   -- console lines held
+  logs_total        bigint,            -- console lines the source said it has (logLineCount); not every source is right
   mirrored_at       timestamptz not null,  -- when this version was written
   deleted_at        timestamptz        -- when the run was found gone at its source (its rows are kept)
 );

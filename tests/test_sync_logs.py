@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from typing import Any
 
+from commanding import ok
 from liar import Action, Answer, Request
 from serving import Server
 from syncing import Copy, Proxy, log_run, logged
@@ -135,3 +137,27 @@ def test_lines_that_cannot_be_read_are_said_and_tried_again(server: Server, prox
     proxy.reset()
     copy.sync("local/broken", "--full")
     assert texts(copy, "r") == [f"{n}" for n in range(10)]
+
+
+def test_a_server_that_counts_lines_it_does_not_have(server: Server, proxy: Proxy, copy: Copy) -> None:
+    """It is tried again, but not for ever: then it is noted, and the run is not failed for it."""
+    for name in ("miscounted", "right"):
+        log_run(server, "counts", name, logged(2), finish=False)
+        write(server, "counts", name, ["one", "two"], complete=True, exitcode=0)
+
+    def after(request: Request, body: Any) -> Any:
+        text = json.dumps(body)
+        return json.loads(text.replace('"logLineCount": 2', '"logLineCount": 5')) if "miscounted" in text else body
+
+    proxy.after = after
+    for options in ([], ["--full"]):
+        done = copy.sync("local/counts/miscounted", *options, ok=False)
+        assert "miscounted: logs: incomplete: 2 console lines came, the server says it has 5" in done.stderr
+    done = copy.sync("local/counts/miscounted")
+    assert "Note: local/counts/miscounted: logs: incomplete: 2 console lines came" in done.stderr, done
+    assert copy.sql("select count(*) from quarantine") == [(0,)]
+    asked = lines_asked(proxy)
+    assert copy.sync("local/counts/miscounted").ok and not asked
+    assert texts(copy, "miscounted") == ["one", "two"]
+    assert copy.sql("select logs_rows, logs_total from runs") == [(2, 5)]
+    assert "1 run held with fewer console lines than the source counts" in ok("status", root=copy.root)

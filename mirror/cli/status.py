@@ -80,6 +80,7 @@ def _show(found: Status, all_: bool) -> None:
 _REMARKS = {
     "lossy": "came by exports, which cannot tell null from absent or nested from dotted keys",
     "system_sampled": "have system metrics that their source thinned out",
+    "short_logs": "held with fewer console lines than the source counts",
 }
 
 

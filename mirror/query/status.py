@@ -33,6 +33,8 @@ select
   count(r.rid) filter (where {_MISSING.format("r")}) as incomplete,
   count(r.rid) filter (where not r.history_lossless) as lossy,
   count(r.rid) filter (where r.system_sampled) as system_sampled,
+  count(r.rid) filter (where r.logs_rows < r.logs_total and r.deleted_at is null
+    and r.state not in ('running', 'pending', 'preempting')) as short_logs,
   coalesce(sum(r.history_rows), 0)::bigint as history_rows,
   coalesce(sum(r.system_rows), 0)::bigint as system_rows,
   max(r.mirrored_at) as last_change

@@ -123,6 +123,7 @@ def _run_row(version: Version) -> dict[str, Any]:
         "files_count": files.rows if files.gen else None,
         "logs_gen": logs.gen,
         "logs_rows": logs.rows,
+        "logs_total": run.log_line_count,
         "mirrored_at": version.mirrored_at,
         "deleted_at": datetime.fromisoformat(i.deleted_at) if i.deleted_at else None,
     }
@@ -137,7 +138,7 @@ def run_of(row: Mapping[str, Any]) -> Run:
         summary=row["summary_raw"],
         history_line_count=row["history_total"],
         events_line_count=row["system_total"],
-        log_line_count=row["logs_rows"],
+        log_line_count=row["logs_rows"] if row.get("logs_total") is None else row["logs_total"],
         **{name: row[name] for name in _ATTRIBUTES},
     )
 
