@@ -58,8 +58,8 @@ def experience(root: Path, source: str) -> Experience:
     if not count or not requests or not nbytes:
         return Experience()
     model = _model(count, int(listed), int(new), int(changed), int(rows), int(events or 0), _PAGE)
-    factors = [min(max(took / said, 1 / _MOST), _MOST) for took, said in zip((requests, nbytes), model, strict=True)]
-    return Experience(*factors, syncs=count)
+    asked, read = (min(max(took / said, 1 / _MOST), _MOST) for took, said in zip((requests, nbytes), model, strict=True))
+    return Experience(asked, read, count)
 
 
 def estimate(plan: Plan, listed: int, page_rows: int, known: Experience) -> Estimate:
