@@ -15,6 +15,7 @@ from mirror.cli.options import root_option
 
 Check: TypeAlias = tuple[str, str, str, str]
 """What was looked at, `ok`, `warn` or `fail`, what was found, what to do."""
+_BEFORE_A_SYNC = {"mirror.toml", "servers.json", "data", "live", "leases", "sessions"}
 _OLD_DAYS = 7
 _LITTLE, _TOO_LITTLE = 5 << 30, 200 << 20
 """Bytes free on the disk that call for attention, and that a sync may not survive."""
@@ -25,17 +26,33 @@ _LITTLE, _TOO_LITTLE = 5 << 30, 200 << 20
 @click.option("--base-url", metavar="URL", help="Server to ask  [default: WANDB_BASE_URL, then W&B's cloud]")
 @click.option("--deep", is_flag=True, help="Read every file and compare its checksum, not only its size.")
 @click.option("--offline", is_flag=True, help="Ask no server.")
+@click.option("--probe", is_flag=True, help="Find out how much the server takes and gives at once, for later syncs.")
+@click.option("--project", metavar="ENTITY/PROJECT", help="Project to probe with  [default: one that has runs]")
+@click.option(
+    "--pace", default=1.0, show_default=True, type=click.FloatRange(0, 60), help="Seconds between questions of a probe."
+)
 @click.pass_context
-def command(ctx: click.Context, root: Path, base_url: str | None, deep: bool, offline: bool) -> None:
-    """Check credentials, versions, servers and the mirror's files, and say what to do. Changes nothing.
+def command(
+    ctx: click.Context,
+    root: Path,
+    base_url: str | None,
+    deep: bool,
+    offline: bool,
+    probe: bool,
+    project: str | None,
+    pace: float,
+) -> None:
+    """Check credentials, versions, servers and the mirror's files, and say what to do.
 
     The servers are the usual one and those that `mirror.toml` names. Keys are never shown, only where they were
-    found. The exit code is 1 if a check fails.
+    found. The exit code is 1 if a check fails. Nothing is changed, but for --probe: that asks the usual server a few
+    dozen questions, and keeps the answers in the mirror's servers.json; `mirror sync` goes by them.
 
     \b
     Examples:
       mirror doctor
       mirror doctor --deep --offline
+      mirror doctor --probe --project team/project
     """
     from mirror.paths import DEFAULT_BASE_URL, api_url
 
@@ -43,8 +60,11 @@ def command(ctx: click.Context, root: Path, base_url: str | None, deep: bool, of
     checks = [*_versions(), *_store(root, deep)]
     servers, regular = _regular(root, default)
     checks += regular
+    if probe:
+        checks += _probe(root, default, project, pace)
     for server in dict.fromkeys([default, *servers]):
         checks += _server(server, offline)
+        checks += _remembered(root, server)
     table(["check", "state", "found", "what to do"], checks)
     ctx.exit(int(any(state == "fail" for _, state, _, _ in checks)))
 
@@ -66,7 +86,7 @@ def _store(root: Path, deep: bool) -> Iterator[Check]:
     from mirror.query.text import size_of
     from mirror.store.health import health
 
-    if not root.exists() or {path.name for path in root.iterdir()} <= {"mirror.toml"}:
+    if not root.exists() or {path.name for path in root.iterdir()} <= _BEFORE_A_SYNC:
         yield "mirror", "warn", f"{root}: nothing is mirrored yet", "mirror sync ENTITY/PROJECT"
         return
     try:
@@ -127,3 +147,33 @@ def _server(server: str, offline: bool) -> Iterator[Check]:
         yield server, "ok", f"answers; logged in as {who_am_i(server, credential)}", ""
     except SourceError as e:
         yield server, "fail", str(e), "check address, network and key"
+
+
+def _probe(root: Path, server: str, project: str | None, pace: float) -> Iterator[Check]:
+    from mirror.credentials import find
+    from mirror.errors import MirrorError, UsageError
+    from mirror.paths import parse
+    from mirror.sync.probing import probe
+
+    try:
+        path = parse(project, base_url=server) if project else None
+        if path and (path.entity is None or path.project is None or path.run_id is not None):
+            raise UsageError(f"`{project}` is no project: write ENTITY/PROJECT")
+        where = (path.entity or "", path.project or "") if path else None
+        probe(root, server, find(server), where, seconds=pace, say=lambda text: click.echo(text, err=True))
+    except UsageError:
+        raise
+    except MirrorError as e:
+        yield f"probe of {server}", "fail", str(e), "check address, network, key and project"
+
+
+def _remembered(root: Path, server: str) -> Iterator[Check]:
+    from mirror.paths import canonical_source
+    from mirror.sync.probing import remembered
+
+    found = remembered(root, canonical_source(server))
+    if found is None:
+        yield f"limits of {server}", "ok", "not known: found by trying", "mirror doctor --probe asks for them"
+    else:
+        limits, day = found
+        yield f"limits of {server}", "ok", f"{'; '.join(limits.said())} (of {day})", ""

@@ -239,8 +239,9 @@ class HistoryReader:
 
     def _walk(self) -> _Flow:
         self._restart()
-        for lo in range(0, (self._catalogue.last_step or 0) + 1, _WALK_WIDTH):
-            scan = Scan(lo, lo + _WALK_WIDTH, None, _WALK_WIDTH, step_of)
+        width = min(_WALK_WIDTH, self._page_rows)
+        for lo in range(0, (self._catalogue.last_step or 0) + 1, width):
+            scan = Scan(lo, lo + width, None, width, step_of)
             yield from self._pages(scan, lambda rows: rows)
         return self._adds_up
 

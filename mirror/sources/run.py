@@ -42,13 +42,14 @@ class RunReader:
     """`ask` says what to ask of the server next (None: nothing), `answer` takes the reply; `take_steps` hands
     over what came, `finish` the rest. `manifest` and `memo` are set by whoever reads the files."""
 
-    def __init__(self, wanted: Wanted, documents: RunDocuments, page_rows: int) -> None:
+    def __init__(self, wanted: Wanted, documents: RunDocuments, page_rows: int, most_events: int | None = None) -> None:
         self.wanted = wanted
         self.documents = documents
         self.manifest: Manifest | None = None
         self.memo = Memo()
         self.noted = Memo.of(wanted.memo)
         self._steps: list[Step] = []
+        self._most_events = most_events
         self.history = HistoryReader(wanted, self.run, page_rows, self._steps, self.noted.shape)
         if "history" not in wanted.what:
             self.history.leave_out()
@@ -72,7 +73,8 @@ class RunReader:
             return None
         if lines == self.wanted.system.rows and (self.wanted.system.proven or not lines):
             return None
-        return 100_000 if lines is None else lines + lines // 10 + SPARE_ROWS
+        wanted = 100_000 if lines is None else lines + lines // 10 + SPARE_ROWS
+        return min(wanted, self._most_events or wanted)
 
     # -- asking -------------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class RunReader:
 
     def _take_events(self, asked: int, answer: RowsAnswer) -> None:
         got, now = len(answer.events), answer.events_lines
-        if got >= asked and (now is None or now > got):
+        if got >= asked and (now is None or now > got) and asked != self._most_events:
             self._events = 2 * asked
             return
         self._events = None

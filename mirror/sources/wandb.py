@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
@@ -15,15 +14,18 @@ from typing import TypeAlias, TypeVar
 
 from mirror.errors import SourceError, TransientSourceError
 from mirror.pool import Pool
-from mirror.records import FileEntry, Listing, Project
+from mirror.records import FileEntry, ItemKey, Listing, Project, RunKey
 from mirror.sources.console import LOG_FILE
 from mirror.sources.history import PAGE_BYTES
 from mirror.sources.protocol import Cells, Document, ExportLike, Finished, Manifest, Step, Trouble, Wanted
 from mirror.sources.run import GOING_ON, Memo, RunReader
 from mirror.wandb import documents, listing, rows
+from mirror.wandb.artifacts import find_entries
+from mirror.wandb.batch import Batch
 from mirror.wandb.client import Client, Viewer
 from mirror.wandb.exports import downloaded, find_exports
-from mirror.wandb.transport import BRIEF, LONG, NORMAL, Patience, RefusedQuery, TooLarge, Traffic
+from mirror.wandb.ranges import SPARE_ROWS
+from mirror.wandb.transport import BRIEF, LONG, NORMAL, Patience, RefusedQuery, Sink, TooLarge, Traffic
 
 PAGE_ROWS = 10_000
 """Rows asked for at once; five times fewer requests than with 2,000, and hardly faster beyond."""
@@ -40,26 +42,6 @@ _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
 
-class Batch:
-    """How many runs to put into one request: grows while all goes well, is halved on trouble."""
-
-    def __init__(self, start: int, most: int) -> None:
-        self.size = start
-        self._most = most
-        self._lock = threading.Lock()
-
-    def went_well(self, runs: int, nbytes: int) -> None:
-        """A request of that many runs was answered; answers should not grow beyond a page's bytes."""
-        with self._lock:
-            fitting = int(PAGE_BYTES * runs / nbytes) if nbytes else self._most
-            grown = max(self.size, min(2 * runs, self._most))
-            self.size = max(1, min(grown, fitting))
-
-    def failed(self, runs: int) -> None:
-        with self._lock:
-            self.size = max(1, min(self.size, runs // 2))
-
-
 class WandbSource:
     """See `mirror.sources.protocol.Source`. `page_rows` bounds the rows asked for at once, `downloads` the
     files fetched at the same time; `open_export` reads export files, without it rows are the only road."""
@@ -74,9 +56,11 @@ class WandbSource:
     ) -> None:
         self.client = client
         self._open_export = open_export
-        self._page_rows = page_rows
-        self._runs_per_request = Batch(25, 50)
-        self._histories_per_request = Batch(50, 50)
+        limits = client.limits
+        # More than twice as many rows are asked for as are expected, so that it shows when there are more.
+        self._page_rows = min(page_rows, max(1, (limits.rows - SPARE_ROWS - 1) // 2)) if limits.rows else page_rows
+        self._runs_per_request = Batch(25, limits.aliases or 50, most_bytes=PAGE_BYTES)
+        self._histories_per_request = Batch(50, limits.aliases or 50)
         self._counts_files = True
         self.downloads = Pool(downloads, "download")
 
@@ -121,6 +105,17 @@ class WandbSource:
 
     # -- reading ------------------------------------------------------------------------------------------
 
+    def addresses(
+        self, owner: RunKey | ItemKey, wanted: Sequence[tuple[str, list[str]]]
+    ) -> list[dict[str, tuple[str, FileEntry | None]]]:
+        if isinstance(owner, ItemKey):
+            return [{name: (url, None) for name, url in urls.items()} for urls in find_entries(self.client, wanted)]
+        found = documents.find_manifests(self.client, owner.entity, owner.project, wanted)
+        return [{f.name: (one.download_urls[f.name], f) for f in one.files} for one in found]
+
+    def save(self, url: str, out: Sink, *, resume: bool = False) -> None:
+        self.client.transport.save(url, out, resume=resume)
+
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[Step]:
         waiting = deque(wanted)
         while waiting:
@@ -147,7 +142,7 @@ class WandbSource:
             elif found is None or found.run.key.storage_id != one.key.storage_id:
                 yield Finished(one.key, gone=True)
             else:
-                readers.append(RunReader(one, found, self._page_rows))
+                readers.append(RunReader(one, found, self._page_rows, self.client.limits.events))
         metadata = [self._metadata(reader) for reader in readers]
         for reader, future in zip(readers, metadata, strict=True):
             yield from self._documents(reader, future)
@@ -286,7 +281,7 @@ class WandbSource:
         asks = [ask for _, ask in asking]
         limit = _ANSWER_LIMIT if len(asks) > 1 or asks[0].divisible else None
         found = rows.fetch_rows(self.client, key.entity, key.project, asks, patience=patience, limit=limit)
-        self._histories_per_request.went_well(len(asks), 0)
+        self._histories_per_request.went_well(len(asks))
         return found
 
     def _isolated(
@@ -295,27 +290,39 @@ class WandbSource:
         ask: Callable[[Sequence[_Item], Patience], Sequence[_Answer]],
         batch: Batch,
         alone: Patience,
-        second_try: bool = False,
     ) -> Iterator[tuple[_Item, _Answer | SourceError]]:
         """Ask for many at once; when that fails, for parts of them, until those that fail are `alone`.
 
         Errors that concern all of them (a key that was revoked, a server that is gone) are raised.
         """
-        if not items:
-            return
+        before = batch.remember()
+        if items and (yield from self._divided(items, ask, batch, alone)):
+            batch.restore(before)
+
+    def _divided(
+        self,
+        items: Sequence[_Item],
+        ask: Callable[[Sequence[_Item], Patience], Sequence[_Answer]],
+        batch: Batch,
+        alone: Patience,
+        second_try: bool = False,
+    ) -> Generator[tuple[_Item, _Answer | SourceError], None, bool]:
+        """See `_isolated`. Returns whether some failed alone, so that it was not the size of the requests."""
         try:
             answers = ask(items, BRIEF if len(items) > 1 else alone)
         except (TransientSourceError, RefusedQuery, TooLarge) as e:
             if not isinstance(e, TooLarge) and not self._is_well() and not second_try:
-                yield from self._isolated(items, ask, batch, alone, second_try=True)
-            elif len(items) == 1:
+                return (yield from self._divided(items, ask, batch, alone, second_try=True))
+            if len(items) == 1:
                 yield items[0], e
-            else:
-                batch.failed(len(items))
-                for part in _parts(items, e):
-                    yield from self._isolated(part, ask, batch, alone)
-            return
+                return True
+            (batch.too_long if isinstance(e, TooLarge) else batch.failed)(len(items))
+            found = False
+            for part in _parts(items, e):
+                found |= yield from self._divided(part, ask, batch, alone)
+            return found
         yield from zip(items, answers, strict=True)
+        return False
 
     def _is_well(self) -> bool:
         """False if the server did not answer a trivial question at once; then returns when it does.

@@ -19,8 +19,8 @@ from mirror.store import Writer
 from mirror.store.catalog import Catalog, now, peek
 from mirror.store.exports import Export
 from mirror.store.layout import Layout
-from mirror.store.servers import known_servers
 from mirror.store.projects import known_projects
+from mirror.store.servers import known_servers
 from mirror.sync.changes import Changes
 from mirror.sync.estimate import Estimate, Experience, estimate, experience
 from mirror.sync.gone import gone_projects

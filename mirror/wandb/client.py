@@ -15,7 +15,13 @@ from typing import Any
 from mirror.errors import TerminalSourceError, TransientSourceError
 from mirror.paths import app_url, canonical_source
 from mirror.records import Project
+from mirror.wandb.batch import Batch
+from mirror.wandb.limits import Limits
 from mirror.wandb.transport import LONG, NORMAL, Patience, Transport, UnknownFields
+
+PAGE_SIZE = 1000
+"""The largest page of runs that W&B serves (its knowledge base: "how do I paginate")."""
+SMALLEST_PAGE = 20
 
 Build = Callable[["Fields"], str]
 """Makes the text of a query out of the fields the server knows."""
@@ -60,10 +66,14 @@ class Viewer:
 
 
 class Client:
-    """What every kind of question needs: the transport, the server's dialect, names for messages."""
+    """What every kind of question needs: the transport, the server's dialect and limits, names for messages."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, limits: Limits | None = None) -> None:
         self.transport = transport
+        self.limits = limits or Limits()
+        most = self.limits.page or PAGE_SIZE
+        self.page_size = Batch(most, most, least=min(most, SMALLEST_PAGE))
+        """How many runs to list at once."""
         self.fields = Fields()
         self.source = canonical_source(transport.base_url)
         self.pages = app_url(transport.base_url)

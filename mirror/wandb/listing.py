@@ -19,10 +19,6 @@ from mirror.records import ListedRun, Listing, Project, RunKey
 from mirror.wandb.client import Client, Fields, next_cursor, nodes
 from mirror.wandb.transport import BRIEF, NORMAL, RefusedQuery
 
-PAGE_SIZE = 1000
-"""The largest page W&B serves (its knowledge base: "how do I paginate")."""
-SMALLEST_PAGE = 20
-
 LIGHT = (
     "displayName", "state", "tags", "group", "jobType", "notes", "description", "sweepName", "createdAt",
     "heartbeatAt", "updatedAt", "historyLineCount", "eventsLineCount", "logLineCount", "commit", "host",
@@ -59,19 +55,18 @@ def list_runs(
     entity: str,
     project: str,
     *,
-    page_size: int = PAGE_SIZE,
     filters: str | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Listing:
     """Every run of a project, or those that meet `filters` (JSON, judged by the server). `progress` hears how many
     runs came and how many there are."""
     found: dict[str, ListedRun] = {}
-    first, count = _one_pass(client, entity, project, "+created_at", page_size, filters, found, progress)
+    first, count = _one_pass(client, entity, project, "+created_at", filters, found, progress)
     if first.project is None:
         return first
     note = first.note
     if count is not None and len(found) < count:
-        second, count_then = _one_pass(client, entity, project, "-created_at", page_size, filters, found, progress)
+        second, count_then = _one_pass(client, entity, project, "-created_at", filters, found, progress)
         if second.project is not None:
             count, note = count_then, second.note
     if count is not None and len(found) != count:
@@ -85,7 +80,6 @@ def _one_pass(
     entity: str,
     project: str,
     order: str,
-    page_size: int,
     filters: str | None,
     found: dict[str, ListedRun],
     progress: Callable[[int, int | None], None],
@@ -110,15 +104,16 @@ def _one_pass(
         variables["filters"] = filters
     cursors: set[str] = set()
     while True:
-        patience = BRIEF if page_size > SMALLEST_PAGE else NORMAL
+        smallest, first = client.page_size.smallest, client.page_size.size
         try:
-            data, _ = client.ask(build, {**variables, "first": page_size}, patience=patience)
+            data, _ = client.ask(build, {**variables, "first": first}, patience=NORMAL if smallest else BRIEF)
         except (TransientSourceError, RefusedQuery):
-            if page_size <= SMALLEST_PAGE:
+            if smallest:
                 raise
             client.probe()
-            page_size = max(page_size // 2, SMALLEST_PAGE)
+            client.page_size.failed(first)
             continue
+        client.page_size.went_well(first)
         node = data.get("project")
         if not isinstance(node, dict):
             return Listing(None), None
