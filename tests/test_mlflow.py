@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -30,7 +31,17 @@ from mirror.store import Reader
 
 pytest.importorskip("mlflow")
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+    ViewType,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +154,12 @@ def fill(lab: Lab, folder: Path) -> None:
     for i in range(3):
         client.log_text(files, "x" * i, f"d{i}/file {i}.txt")
 
-    client.create_registered_model("Model ☃")
+    client.create_registered_model("Model ☃", tags={"area": "vision"}, description="all ☃")
+    client.create_registered_model("without a run")
+    client.create_model_version("without a run", source="s3://bucket/model")
+    made = client.create_logged_model(client.get_run(hostile).info.experiment_id, "logged", hostile)
+    client.log_outputs(hostile, [LoggedModelOutput(made.model_id, step=3)])
+    client.log_inputs(child, models=[LoggedModelInput(made.model_id)])
     client.create_model_version("Model ☃", source=f"runs:/{wide}/m", run_id=wide, tags={"k": "v"}, description="first")
     client.set_registered_model_alias("Model ☃", "champion", 1)
     client.create_experiment("empty")
@@ -203,7 +219,7 @@ class Mirror:
 @pytest.fixture(scope="module", params=["rest", "database"])
 def mirror(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Mirror:
     root = tmp_path_factory.mktemp(request.param) / "m"
-    said = sync(root, lab.roads()[request.param])
+    said = sync(root, lab.roads()[request.param], "--all-bytes")
     return Mirror(root, lab.roads()[request.param], said, request.param)
 
 
@@ -291,19 +307,41 @@ def test_experiments_are_projects(lab: Lab, mirror: Mirror) -> None:
     assert mirror.ask("select count(*) from runs where run_id = ?", lab.names["deleted before"]) == [(0,)]
 
 
-def test_artifacts_are_listed(lab: Lab, mirror: Mirror) -> None:
-    query = "select f.name, f.size from files f join runs r using (rid) where r.run_id = ? order by 1"
-    assert mirror.ask(query, lab.names["files"]) == [(f"d{i}/file {i}.txt", i) for i in range(3)]
+def test_artifacts_are_listed_with_their_bytes(lab: Lab, mirror: Mirror) -> None:
+    query = "select f.name, f.size, f.sha256 from files f join runs r using (rid) where r.run_id = ? order by 1"
+
+    def entry(name: str, content: str) -> tuple[str, int, str]:
+        return name, len(content), hashlib.sha256(content.encode()).hexdigest()
+
+    assert mirror.ask(query, lab.names["files"]) == [entry(f"d{i}/file {i}.txt", "x" * i) for i in range(3)]
     hostile = mirror.ask(query, lab.names["hostile"])
     if mirror.road == "rest":
-        assert hostile == [("notes/deep/empty.txt", 0), ("notes/ä b.txt", 5)]
+        assert hostile == [entry("notes/deep/empty.txt", ""), entry("notes/ä b.txt", "hello")]
     else:  # they lie behind the server, and the file does not say where
         assert hostile == [] and "does not tell which artifacts there are" in mirror.said
+    for name, size, sha256 in mirror.ask(query, lab.names["files"]):
+        held = mirror.root / "blobs" / "sha256" / sha256[:2] / sha256
+        assert held.read_bytes() == b"x" * size, name
 
 
 def test_model_versions_are_artifacts(lab: Lab, mirror: Mirror) -> None:
     query = "select type, collection, version, aliases, tags, description, run_id, project from artifacts"
     assert mirror.ask(query) == [("model", "Model ☃", 1, ["champion"], ["k=v"], "first", lab.names["wide"], "wide")]
+    query = "select type, collection, tags, description from artifact_collections"
+    assert mirror.ask(query) == [("model", "Model ☃", ["area=vision"], "all ☃")]
+    assert "no run made are not mirrored: `without a run v1`" in mirror.said
+
+
+def test_models_that_runs_made_and_used_are_named(lab: Lab, mirror: Mirror) -> None:
+    for name in ("hostile", "child"):
+        expected = lab.client.get_run(lab.names[name])
+        ((config,),) = mirror.ask("select config_raw from runs_raw where run_id = ?", lab.names[name])
+        more = json.loads(config)["_mlflow"]["value"]
+        inputs = [one["model_id"] for one in more.get("model_inputs", ())]
+        outputs = [(one["model_id"], int(one.get("step", 0))) for one in more.get("model_outputs", ())]
+        assert inputs == [one.model_id for one in expected.inputs.model_inputs]
+        assert outputs == [(one.model_id, one.step) for one in expected.outputs.model_outputs]
+        assert inputs or outputs
 
 
 def test_a_second_sync_writes_nothing(lab: Lab, mirror: Mirror) -> None:

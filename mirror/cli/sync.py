@@ -172,9 +172,9 @@ def command(
     if not stores and (experiments or include_deleted):
         raise click.UsageError("--experiment and --include-deleted are for MLflow: name a store, mlflow:URI")
     wanted = WantedBytes(files, artifacts, media, all_bytes)
-    if stores and ((filter_ and paths) or since or states or exclude or wanted):
+    if stores and ((filter_ and paths) or since or states or exclude or artifacts or media):
         raise click.UsageError(
-            "--filter means something else to MLflow, and --since, --state, --exclude and bytes nothing: "
+            "--filter means something else to MLflow; --since, --state, --exclude, --artifacts and --media nothing: "
             "sync mlflow: paths without them, or on their own with a --filter in MLflow's language"
         )
     filters = None if stores else server_filter(filter_, since, states, datetime.now(timezone.utc))

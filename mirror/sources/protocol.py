@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
-from mirror.records import Fetched, FileEntry, Item, ListedRun, Listing, Project, Run, RunKey, Stream
+from mirror.pool import Pool
+from mirror.records import Fetched, FileEntry, Item, ItemKey, ListedRun, Listing, Project, Run, RunKey, Stream
 from mirror.sources.parts import ALL
-from mirror.wandb.transport import Traffic
+from mirror.wandb.transport import Sink, Traffic
 
 
 def _never(row: str) -> bool:
@@ -239,4 +240,24 @@ class Source(Protocol):
 
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[Step]:
         """Read these runs, all of one project. Called from several threads at once."""
+        ...
+
+
+@runtime_checkable
+class HasBytes(Source, Protocol):
+    """A source that gives out the bytes of files, too."""
+
+    @property
+    def downloads(self) -> Pool: ...
+
+    def addresses(
+        self, owner: RunKey | ItemKey, wanted: Sequence[tuple[str, list[str]]]
+    ) -> Sequence[dict[str, tuple[str, FileEntry | None]] | None]:
+        """For each (run id, names) or, if `owner` is an artifact, (storage id, names): addresses by name, each with the
+        entry as it is now, where that is told. What is not there is left out; None for an owner that is none of this
+        source's to tell of."""
+        ...
+
+    def save(self, url: str, out: Sink, *, resume: bool = False) -> None:
+        """Write what is behind an address to `out`; with `resume` only what follows the bytes it has."""
         ...

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from mirror.errors import MirrorError, SourceError, TerminalSourceError, TransientSourceError, UsageError
 from mirror.records import FileEntry, ItemKey, Project, RunKey
-from mirror.sources.wandb import WandbSource
+from mirror.sources.protocol import HasBytes
 from mirror.store import Reader, Writer
 from mirror.store.blobs import Blob, Incoming, incoming, remove_partial
 from mirror.store.layout import Layout
 from mirror.sync.progress import Progress
 from mirror.sync.wanted import Missing, Search, WantedBytes
-from mirror.wandb.artifacts import find_entries
-from mirror.wandb.documents import find_manifests
 
 _OWNERS_PER_REQUEST = 50
 _NOTED_EVERY = 30.0
@@ -45,7 +43,7 @@ class BytesOutcome:
 
 
 def sync_bytes(
-    source: WandbSource,
+    source: HasBytes,
     writer: Writer,
     project: Project,
     wanted: WantedBytes,
@@ -78,7 +76,7 @@ class _Page:
     """Some files, fetched side by side."""
 
     def __init__(
-        self, source: WandbSource, writer: Writer, outcome: BytesOutcome, stop: threading.Event, progress: Progress
+        self, source: HasBytes, writer: Writer, outcome: BytesOutcome, stop: threading.Event, progress: Progress
     ) -> None:
         self._source = source
         self._writer = writer
@@ -169,7 +167,7 @@ class _Page:
                 if self._stop.is_set():
                     return
                 part = places[start : start + _OWNERS_PER_REQUEST]
-                for (_, some), found in zip(part, self._ask(of_runs, part), strict=True):
+                for (_, some), found in zip(part, self._ask(part), strict=True):
                     for m in some:
                         yield from self._there(m, found)
 
@@ -184,22 +182,14 @@ class _Page:
             return
         yield (replace(m, entry=now) if now is not None else m), url
 
-    def _ask(
-        self, of_runs: bool, places: Sequence[tuple[str, list[Missing]]]
-    ) -> list[dict[str, tuple[str, FileEntry | None]] | None]:
+    def _ask(self, places: Sequence[tuple[str, list[Missing]]]) -> list[dict[str, tuple[str, FileEntry | None]] | None]:
         """Address and present entry by name, for each place; None where they could not be asked for."""
         wanted = [(at, sorted({m.name for m in some})) for at, some in places]
-        client, key = self._source.client, places[0][1][0].owner
         try:
-            if not of_runs:
-                return [{n: (url, None) for n, url in urls.items()} for urls in find_entries(client, wanted)]
-            return [
-                {f.name: (found.download_urls[f.name], f) for f in found.files}
-                for found in find_manifests(client, key.entity, key.project, wanted)
-            ]
+            return list(self._source.addresses(places[0][1][0].owner, wanted))
         except SourceError as e:
             if len(places) > 1:
-                return [self._ask(of_runs, [place])[0] for place in places]
+                return [self._ask([place])[0] for place in places]
             self._outcome.failed(f"{places[0][1][0].whose}s: {e}")
             return [None]
 
@@ -209,7 +199,7 @@ def _content(entry: FileEntry) -> tuple[str, int] | None:
     return (entry.md5, entry.size) if entry.md5 and entry.size is not None else None
 
 
-def _download(source: WandbSource, layout: Layout, url: str, entry: FileEntry) -> Blob:
+def _download(source: HasBytes, layout: Layout, url: str, entry: FileEntry) -> Blob:
     """Fetch and check one file. One that does not arrive as announced is fetched a second time, from the beginning."""
     content = _content(entry)
     name = None if content is None else f"{content[0]} {content[1]}"
@@ -222,16 +212,16 @@ def _download(source: WandbSource, layout: Layout, url: str, entry: FileEntry) -
         if not isinstance(e, _Damaged):
             raise
     with incoming(layout.blobs) as place:
-        source.client.transport.save(url, place)
+        source.save(url, place)
         return _kept(place, entry)
 
 
-def _receive(source: WandbSource, url: str, place: Incoming, *, resume: bool) -> None:
+def _receive(source: HasBytes, url: str, place: Incoming, *, resume: bool) -> None:
     """Fetch to the end, however often the connection breaks, as long as each one brings more."""
     while True:
         before = place.tell()
         try:
-            return source.client.transport.save(url, place, resume=resume)
+            return source.save(url, place, resume=resume)
         except TransientSourceError:
             if not resume or place.tell() <= before:
                 raise

@@ -10,7 +10,7 @@ from datetime import datetime
 from mirror.errors import SourceError
 from mirror.records import Failure, Listing, Project, SyncReport
 from mirror.sources.parts import ALL, OF_RUNS
-from mirror.sources.protocol import Source
+from mirror.sources.protocol import HasBytes, Source
 from mirror.sources.wandb import WandbSource
 from mirror.store import Writer
 from mirror.store.catalog import now
@@ -124,13 +124,13 @@ def _sync(
         for back in plan.back:
             writer.set_fingerprint(back.key, back.fingerprint, checked_at=back.checked_at)
         gone = gone_runs(writer, plan, listing, quarantine, changes, options.accept_deletions)
-    if whole and isinstance(source, WandbSource):  # other sources hand items over with the runs that name them
-        if named is None:
-            kinds = [kind for kind in KINDS if kind in options.what]
-            items = sync_items(source, writer, project, kinds, stop, options.accept_deletions)
-        if options.bytes:
-            fetched = sync_bytes(source, writer, project, options.bytes, stop, named, progress)
-            interrupted = stop.is_set()
+    if whole and named is None and isinstance(source, WandbSource):
+        # Other sources hand items over with the runs that name them.
+        kinds = [kind for kind in KINDS if kind in options.what]
+        items = sync_items(source, writer, project, kinds, stop, options.accept_deletions)
+    if whole and options.bytes and isinstance(source, HasBytes):
+        fetched = sync_bytes(source, writer, project, options.bytes, stop, named, progress)
+        interrupted = stop.is_set()
     messages = [*gone.messages, *_unlisted(named, listing), *items.messages, *fetched.messages]
     if error is not None:
         messages.append(str(error))

@@ -15,7 +15,7 @@ from mirror.errors import SourceError, TerminalSourceError, TransientSourceError
 from mirror.records import FileEntry
 from mirror.sources.mlflow.points import Points
 from mirror.sources.mlflow.road import Json
-from mirror.wandb.transport import Traffic
+from mirror.wandb.transport import Sink, Traffic
 
 _EXPERIMENTS = """
 select cast(experiment_id as text) as experiment_id, name, lifecycle_stage, creation_time, last_update_time
@@ -36,8 +36,12 @@ from inputs i join datasets d on d.dataset_uuid = i.source_id
 where i.source_type = 'DATASET' and i.destination_type = 'RUN' and i.destination_id = ? order by d.name, d.digest
 """
 _MODELS = """
-select i.input_uuid, i.destination_id as model_id, i.source_id as run_id from inputs i
-where i.source_type like 'RUN_%' and i.source_id = ? order by 2
+select i.* from inputs i
+where i.source_type = ? and i.destination_type = ? and i.source_id = ? order by i.destination_id
+"""
+_REGISTERED = """
+select name, creation_time as creation_timestamp, last_updated_time as last_updated_timestamp, description
+from registered_models order by name
 """
 _VERSIONS = """
 select name, version, creation_time as creation_timestamp, last_updated_time as last_updated_timestamp, description,
@@ -131,8 +135,11 @@ class DatabaseRoad:
                 "params": _dicts(connection, pairs.format("params"), run_id),
                 "tags": _dicts(connection, pairs.format("tags"), run_id),
             },
-            "inputs": {"dataset_inputs": inputs},
-            "outputs": {"model_outputs": [{"model_id": m["model_id"]} for m in _dicts(connection, _MODELS, run_id)]},
+            "inputs": {
+                "dataset_inputs": inputs,
+                "model_inputs": _models(connection, "RUN_INPUT", "MODEL_INPUT", run_id),
+            },
+            "outputs": {"model_outputs": _models(connection, "RUN_OUTPUT", "MODEL_OUTPUT", run_id)},
         }
 
     @contextmanager
@@ -142,11 +149,8 @@ class DatabaseRoad:
             yield {run_id: Points(connection, run_id) for run in runs for run_id in [run["info"]["run_id"]]}
 
     def files(self, run: Json) -> list[FileEntry] | None:
-        url = urlsplit(run["info"].get("artifact_uri") or "")
-        if url.scheme not in ("", "file") or not url.path:
-            return None  # `mlflow-artifacts:` and buckets: only a server knows the way
-        folder = Path(unquote(url.path) if url.scheme else url.path)
-        if not folder.is_absolute():
+        folder = _folder(run)
+        if folder is None:
             return None
         found = []
         for where, _, names in os.walk(folder):
@@ -156,19 +160,55 @@ class DatabaseRoad:
                     found.append(FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size))
         return sorted(found, key=lambda entry: entry.name)
 
+    def addresses(self, run_id: str, names: Sequence[str]) -> dict[str, str]:
+        run = self.documents("", [run_id]).get(run_id)
+        folder = None if run is None else _folder(run)
+        if folder is None:
+            return {}
+        inside = folder.resolve()
+        paths = {name: folder / name for name in names}
+        return {n: str(p) for n, p in paths.items() if p.is_file() and p.resolve().is_relative_to(inside)}
+
+    def save(self, address: str, out: Sink) -> None:
+        try:
+            with Path(address).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    self.traffic.count(nbytes=len(chunk))
+                    out.write(chunk)
+        except OSError as e:
+            raise TerminalSourceError(f"the file cannot be read ({e.strerror})", e) from e
+
+    def models(self) -> list[Json]:
+        with self._open() as connection:
+            found = _dicts(connection, _REGISTERED)
+            for model in found:
+                tags = "select key, value from registered_model_tags where name = ? order by key"
+                aliases = "select alias, cast(version as text) as version from registered_model_aliases where name = ?"
+                model["tags"] = _dicts(connection, tags, model["name"])
+                model["aliases"] = _dicts(connection, aliases, model["name"])
+        return found
+
     def versions(self) -> list[Json]:
         with self._open() as connection:
             found = _dicts(connection, _VERSIONS)
+            tags = "select key, value from model_version_tags where name = ? and version = ? order by key"
             for version in found:
-                who = (version["name"], version["version"])
-                version["tags"] = _dicts(
-                    connection,
-                    "select key, value from model_version_tags where name = ? and version = ? order by key",
-                    *who,
-                )
-                aliases = "select alias from registered_model_aliases where name = ? and version = ? order by alias"
-                version["aliases"] = [row["alias"] for row in _dicts(connection, aliases, *who)]
+                version["tags"] = _dicts(connection, tags, version["name"], version["version"])
         return found
+
+
+def _models(connection: sqlite3.Connection, source: str, destination: str, run_id: str) -> list[Json]:
+    found = _dicts(connection, _MODELS, source, destination, run_id)
+    return [{"model_id": one["destination_id"]} | ({"step": one["step"]} if one.get("step") else {}) for one in found]
+
+
+def _folder(run: Json) -> Path | None:
+    """Where a run's artifacts lie, if that is on this machine."""
+    url = urlsplit(run["info"].get("artifact_uri") or "")
+    if url.scheme not in ("", "file") or not url.path:
+        return None  # `mlflow-artifacts:` and buckets: only a server knows the way
+    folder = Path(unquote(url.path) if url.scheme else url.path)
+    return folder if folder.is_absolute() else None
 
 
 def _dicts(connection: sqlite3.Connection, query: str, *params: Any) -> list[Json]:

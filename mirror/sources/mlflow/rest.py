@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import orjson
 import requests
@@ -20,13 +20,15 @@ from mirror.records import FileEntry
 from mirror.sources.mlflow.histories import Histories, close
 from mirror.sources.mlflow.points import Points, Spool
 from mirror.sources.mlflow.road import Json
-from mirror.wandb.transport import Traffic
+from mirror.wandb.transport import Sink, Traffic
 
 _RUNS = 200
 """How many runs to list at once; a run may have thousands of params and metrics."""
 _AT_ONCE = 6
 """Requests at the same time: a server's few workers have no use for more."""
 _CONNECTIONS = 32
+_PATIENCE = (10, 120)
+"""Seconds to connect, and between two pieces of an answer."""
 _RETRY = Retry(total=5, connect=2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
 """Every request only reads, those by POST too."""
 
@@ -88,19 +90,11 @@ class RestRoad:
         answers = [(run_id, self._pool.submit(ask, run_id)) for run_id in run_ids]
         return {run_id: found["run"] for run_id, future in answers if (found := future.result()) is not None}
 
+    def models(self) -> list[Json]:
+        return list(self._pages("registered-models/search", {"max_results": 1000}, "registered_models", "GET"))
+
     def versions(self) -> list[Json]:
-        found = list(self._pages("model-versions/search", {"max_results": 1000}, "model_versions", "GET"))
-        for version in found:  # searching leaves out the aliases of versions
-            version.setdefault("aliases", [])
-        aliases: dict[tuple[str, str], list[str]] = {}
-        if found:
-            for model in self._pages("registered-models/search", {"max_results": 1000}, "registered_models", "GET"):
-                for alias in model.get("aliases", ()):
-                    aliases.setdefault((model["name"], str(alias["version"])), []).append(alias["alias"])
-        for version in found:
-            held = {*version["aliases"], *aliases.get((version["name"], str(version["version"])), ())}
-            version["aliases"] = sorted(held)
-        return found
+        return list(self._pages("model-versions/search", {"max_results": 1000}, "model_versions", "GET"))
 
     # -- a run --------------------------------------------------------------------------------------------
 
@@ -127,6 +121,21 @@ class RestRoad:
                     folders.append(entry["path"])
         return sorted(found, key=lambda entry: entry.name)
 
+    def addresses(self, run_id: str, names: Sequence[str]) -> dict[str, str]:
+        return {name: f"get-artifact?{urlencode({'path': name, 'run_id': run_id})}" for name in names}
+
+    def save(self, address: str, out: Sink) -> None:
+        """By the server, wherever it keeps its artifacts."""
+        try:
+            with self._session.get(f"{self.base_url}/{address}", timeout=_PATIENCE, stream=True) as response:
+                if response.status_code != 200:
+                    raise TerminalSourceError(f"the server answers {response.status_code}")
+                for chunk in response.iter_content(1 << 20):
+                    self.traffic.count(nbytes=len(chunk))
+                    out.write(chunk)
+        except requests.exceptions.RequestException as e:
+            raise TransientSourceError(f"the download broke off ({type(e).__name__}): sync again", e) from e
+
     # -- asking -------------------------------------------------------------------------------------------
 
     def _pages(self, path: str, asked: Json, name: str, method: str = "POST") -> Iterator[Json]:
@@ -147,7 +156,7 @@ class RestRoad:
         url = f"{self.base_url}/{api}/2.0/mlflow/{quote(path)}"
         how: dict[str, Any] = {"params": asked} if method == "GET" else {"json": asked}
         try:
-            response = self._session.request(method, url, timeout=(10, 120), **how)
+            response = self._session.request(method, url, timeout=_PATIENCE, **how)
             content = response.content
         except requests.exceptions.RequestException as e:
             raise TransientSourceError(

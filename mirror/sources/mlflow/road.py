@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from mirror.errors import SourceError, UsageError
 from mirror.records import FileEntry
 from mirror.sources.mlflow.points import Points
-from mirror.wandb.transport import Traffic
+from mirror.wandb.transport import Sink, Traffic
 
 PREFIX = "mlflow:"
 Json: TypeAlias = dict[str, Any]
@@ -47,8 +47,20 @@ class Road(Protocol):
         """The artifacts of a run; None if this road does not lead there."""
         ...
 
+    def addresses(self, run_id: str, names: Sequence[str]) -> dict[str, str]:
+        """Where the bytes of some artifacts of a run are, for `save`, as far as this road leads there."""
+        ...
+
+    def save(self, address: str, out: Sink) -> None:
+        """Write the bytes behind an address to `out`, from the first on."""
+        ...
+
+    def models(self) -> list[Json]:
+        """All registered models."""
+        ...
+
     def versions(self) -> list[Json]:
-        """All versions of all registered models."""
+        """All versions of all registered models; their aliases are told by the models."""
         ...
 
     def url(self, run: Json) -> str | None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mirror.errors import SourceError
 from mirror.pool import Pool
-from mirror.records import Fetched, FileEntry, ListedRun, Listing, Project, RunKey
+from mirror.records import Fetched, FileEntry, ItemKey, ListedRun, Listing, Project, RunKey
 from mirror.sources.mlflow import registry
 from mirror.sources.mlflow.document import document, fingerprint, when
 from mirror.sources.mlflow.points import Points
@@ -28,7 +28,7 @@ from mirror.sources.protocol import (
     Trouble,
     Wanted,
 )
-from mirror.wandb.transport import Traffic
+from mirror.wandb.transport import Sink, Traffic
 
 ENTITY = "mlflow"
 TOGETHER = 20
@@ -54,7 +54,7 @@ class MlflowSource:
         self._ids: dict[str, Json] = {}
         self._versions: dict[str, list[Json]] = {}
         self._unread = False
-        self._pool = Pool(_AT_ONCE, "mlflow")
+        self.downloads = Pool(_AT_ONCE, "mlflow")
 
     @property
     def name(self) -> str:
@@ -70,7 +70,12 @@ class MlflowSource:
         for name in self._named:
             if name not in self._ids:
                 self.errors.append(f"`{self.name}` has no experiment `{name}`: check the spelling")
-        self._versions = registry.by_run(self._road.versions())
+        found = registry.registered(self._road.models(), self._road.versions())
+        self._versions = found.by_run
+        if found.homeless:
+            some = ", ".join(f"`{name}`" for name in found.homeless[:5])
+            more = f" and {len(found.homeless) - 5:,} more" if len(found.homeless) > 5 else ""
+            self.notices.append(f"registered models that no run made are not mirrored: {some}{more}")
         return [self._project(e) for name, e in self._ids.items() if not self._named or name in self._named]
 
     def projects(self, entity: str) -> list[Project]:
@@ -102,6 +107,20 @@ class MlflowSource:
                 found[run_id] = ListedRun(key, mark, points)
                 progress(len(found), None)
         return Listing(self._project(experiment), list(found.values()), complete=True, everything=self._filter is None)
+
+    def addresses(
+        self, owner: RunKey | ItemKey, wanted: Sequence[tuple[str, list[str]]]
+    ) -> list[dict[str, tuple[str, FileEntry | None]]]:
+        if isinstance(owner, ItemKey):
+            return [{} for _ in wanted]  # model versions list no files
+        found = [self._road.addresses(run_id, names) for run_id, names in wanted]
+        return [{name: (address, None) for name, address in one.items()} for one in found]
+
+    def save(self, url: str, out: Sink, *, resume: bool = False) -> None:
+        """From the first byte on in any case: MLflow gives out no parts."""
+        out.seek(0)
+        out.truncate()
+        self._road.save(url, out)
 
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[Step]:
         todo = []
@@ -142,7 +161,7 @@ class MlflowSource:
 
     def _side_by_side(self, ask: Callable[[_T], _U], about: Sequence[_T]) -> list[_U | SourceError]:
         found: list[_U | SourceError] = []
-        for future in [self._pool.submit(ask, one) for one in about]:
+        for future in [self.downloads.submit(ask, one) for one in about]:
             try:
                 found.append(future.result())
             except SourceError as e:
