@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from mirror.store import Reader
 
 _REFERENCE = re.compile(r"wandb-artifact://([0-9a-fA-F]+)/(.*)", re.S)
-_RUNS_AT_ONCE = 50
 RunName = tuple[str, str, str]
 """Entity, project, run id."""
 
@@ -68,6 +67,7 @@ def push_artifacts(
     collections: Sequence[str] | None = None,
     run_name: Callable[[RunName], RunName] = lambda run: run,
     incremental: bool = True,
+    ledger_folder: Path | None = None,
     ended: Callable[[Account], None] = lambda account: None,
     sent: Callable[[int], None] = lambda nbytes: None,
 ) -> Totals:
@@ -78,7 +78,7 @@ def push_artifacts(
     that fails leaves the others alone.
     """
     totals = Totals()
-    ledger = Ledger(reader.layout.root, "artifact")
+    ledger = Ledger(ledger_folder or reader.layout.root, "artifact")
     stop: threading.Event = there.client.transport.budget.stop
     held = list(versions_of(reader, source, here, collections))
     at = _look(there, place, {m.artifact.collection for m in held})
@@ -303,12 +303,8 @@ def _runs_there(
         by_place.setdefault((entity, project), {})[name] = run_id
     found: dict[RunName, RunName | None] = {}
     for (entity, project), wanted in by_place.items():
-        ids = sorted(set(wanted.values()))
-        known: set[str] = set()
-        for start in range(0, len(ids), _RUNS_AT_ONCE):
-            answer = held_runs(there.client, entity, project, ids[start : start + _RUNS_AT_ONCE])
-            known |= {run_id for run_id, run in answer.items() if run is not None}
-        found |= {name: (entity, project, run_id) if run_id in known else None for name, run_id in wanted.items()}
+        known = held_runs(there.client, entity, project, sorted(set(wanted.values())))
+        found |= {name: (entity, project, run_id) if known[run_id] else None for name, run_id in wanted.items()}
     return found
 
 

@@ -165,13 +165,22 @@ def upsert_sweep(
 
 
 def upsert_view(
-    client: Client, entity: str, project: str, *, name: str, title: str | None, description: str | None, spec: str
+    client: Client,
+    entity: str,
+    project: str,
+    *,
+    name: str,
+    title: str | None,
+    description: str | None,
+    spec: str,
+    kind: str = "runs",
 ) -> str:
-    """Make or change a report by its name; returns its storage id. `spec` is JSON text."""
+    """Make or change a report by its name; returns its storage id. `spec` is JSON text, `kind` `runs` or
+    `runs/draft`."""
     given = {
         "entityName": ("String", entity),
         "projectName": ("String", project),
-        "type": ("String", "runs"),
+        "type": ("String", kind),
         "name": ("String", name),
         "displayName": ("String", title),
         "description": ("String", description),
