@@ -140,7 +140,7 @@ class Rewriting:
                 return [walk(one) for one in value]
             if not isinstance(value, dict):
                 return value
-            made: dict[str, Any] = {ids.get(key, key): walk(one) for key, one in value.items()}
+            made: dict[str, Any] = {ids.get(key) or key: walk(one) for key, one in value.items()}
             if made.get("key") == _RUN_ID:
                 made["value"] = _renamed(made.get("value"), names)
             return self._place(made)
