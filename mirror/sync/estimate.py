@@ -58,7 +58,8 @@ def experience(root: Path, source: str) -> Experience:
     if not count or not requests or not nbytes:
         return Experience()
     model = _model(count, int(listed), int(new), int(changed), int(rows), int(events or 0), _PAGE)
-    asked, read = (min(max(took / said, 1 / _MOST), _MOST) for took, said in zip((requests, nbytes), model, strict=True))
+    pairs = zip((requests, nbytes), model, strict=True)
+    asked, read = (min(max(took / said, 1 / _MOST), _MOST) for took, said in pairs)
     return Experience(asked, read, count)
 
 
