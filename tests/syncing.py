@@ -100,7 +100,7 @@ class Proxy(Liar):
             return action
         session = getattr(self._local, "session", None) or requests.Session()
         self._local.session = session
-        headers = {k: v for k, v in request.headers.items() if k in ("Authorization", "Content-Type")}
+        headers = {k: v for k, v in request.headers.items() if k in ("Authorization", "Content-Type", "Range")}
         answer = session.request(
             request.method, self._behind.url + request.path, data=request.body, headers=headers,
             allow_redirects=False, auth=lambda r: r, timeout=120,
@@ -109,7 +109,7 @@ class Proxy(Liar):
         if request.path == "/graphql" and answer.ok:
             # Files are to be fetched through the proxy, too.
             body = self.after(request, json.loads(answer.text.replace(self._behind.url, self.url)))
-        kept = {k: v for k, v in answer.headers.items() if k.lower() in ("location", "mirror-store")}
+        kept = {k: v for k, v in answer.headers.items() if k.lower() in ("location", "mirror-store", "content-range")}
         return body if isinstance(body, Answer) else Answer(answer.status_code, body, kept)
 
 
