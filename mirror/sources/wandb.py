@@ -23,7 +23,7 @@ from mirror.wandb import documents, listing, rows
 from mirror.wandb.artifacts import find_entries
 from mirror.wandb.batch import Batch
 from mirror.wandb.client import Client, Viewer
-from mirror.wandb.exports import downloaded, find_exports
+from mirror.wandb.exports import downloaded, find_exports, remove_leftovers
 from mirror.wandb.ranges import SPARE_ROWS
 from mirror.wandb.transport import BRIEF, LONG, NORMAL, Patience, RefusedQuery, Sink, TooLarge, Traffic
 
@@ -56,6 +56,8 @@ class WandbSource:
     ) -> None:
         self.client = client
         self._open_export = open_export
+        if open_export is not None:
+            remove_leftovers()
         limits = client.limits
         # More than twice as many rows are asked for as are expected, so that it shows when there are more.
         self._page_rows = min(page_rows, max(1, (limits.rows - SPARE_ROWS - 1) // 2)) if limits.rows else page_rows

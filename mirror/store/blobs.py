@@ -38,9 +38,12 @@ class Incoming:
         self._folder = folder
         self._stays = self._placed = False
         file = self._resumed(name) if name is not None else None
-        if file is None:
+        while file is None:
             self._tmp = folder / f"incoming-{secrets.token_hex(8)}.tmp"
             file = self._tmp.open("xb")
+            if not _locked(file, self._tmp):  # taken for a leftover in between
+                file.close()
+                file = None
         self._file = file
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False)
@@ -130,14 +133,17 @@ def incoming(folder: Path, name: str | None = None) -> Iterator[Incoming]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Drop what a killed server was receiving."""
-    for path in folder.glob("incoming-*.tmp"):
-        path.unlink(missing_ok=True)
+    """Drop what killed processes were receiving."""
+    _remove(folder, "incoming-*.tmp")
 
 
 def remove_partial(folder: Path, older: float = 0.0) -> None:
     """Drop downloads that broke off more than `older` seconds ago and that nobody goes on with."""
-    for path in folder.glob(f"{_PARTIAL}*.tmp"):
+    _remove(folder, f"{_PARTIAL}*.tmp", older)
+
+
+def _remove(folder: Path, pattern: str, older: float = 0.0) -> None:
+    for path in folder.glob(pattern):
         try:
             with path.open("rb") as file:
                 if path.stat().st_mtime <= time.time() - older and _locked(file, path):

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from mirror.errors import StoreError
 from mirror.records import Run
 from mirror.store import segments, versions
+from mirror.store.blobs import remove_leftovers
 from mirror.store.catalog import Catalog, FileRow, Identity, StreamState, now
 from mirror.store.compact import LARGE, Compacted, Progress, compact, vacuum
 from mirror.store.layout import Layout
@@ -92,6 +93,8 @@ class Committer:
             lock = FileLock(path)
             if path.stem != self.session and lock.acquire(wait=False):
                 dead.append((path.stem, lock))
+        if dead:
+            remove_leftovers(self.layout.blobs)
         names = {name for name, _ in dead}
         left = [p for p in self.layout.data.rglob("*.parquet*") if p.name[:12] in names] if names else []
         with held(self.layout.commit_lock):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mirror.records import RunKey
 from mirror.wandb.client import Client, Fields
+
+_PREFIX = "mirror-export-"
+_YOUNG = 60.0
+"""Seconds in which a folder may not be locked yet."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ def find_exports(client: Client, key: RunKey) -> Exports:
 @contextmanager
 def downloaded(client: Client, exports: Exports) -> Iterator[list[Path]]:
     """The exports as files, for as long as the context lasts. Raises a SourceError if one cannot be had whole."""
-    with tempfile.TemporaryDirectory(prefix="mirror-export-") as folder:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder, _locked(Path(folder)):
         paths = []
         for i, url in enumerate(exports.urls):
             path = Path(folder) / f"{i}.parquet"
@@ -50,3 +58,23 @@ def downloaded(client: Client, exports: Exports) -> Iterator[list[Path]]:
                 client.transport.save(url, out)
             paths.append(path)
         yield paths
+
+
+def remove_leftovers() -> None:
+    """Remove the exports of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # somebody else's, or just removed
+            if folder.stat().st_mtime < time.time() - _YOUNG:
+                with _locked(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which the kernel drops when the process dies. BlockingIOError if another holds it."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
