@@ -26,9 +26,12 @@ _FIELDS = ("source", "storage_id", "url", "created_at", "heartbeat_at", "state",
            "sweep")  # fmt: skip
 
 
-def with_origin(config: str | None, row: Mapping[str, Any], replaced: Mapping[str, str]) -> str:
+def with_origin(
+    config: str | None, row: Mapping[str, Any], replaced: Mapping[str, str], version: str | None = None
+) -> str:
     """A run's config as the wire has it, and its origin beside it: `row` is the run's row of `runs_raw`, `replaced`
-    the attributes the destination would not take, as they were. Everything else stays as it was written.
+    the attributes the destination would not take, as they were; `version` is what the run was like, for sources whose
+    rows are not only added to. Everything else stays as it was written.
 
     The point at which a run was forked becomes a part of the origin: its rows are sent whole, and a server that is
     told of the point would add those of the parent to them.
@@ -42,6 +45,8 @@ def with_origin(config: str | None, row: Mapping[str, Any], replaced: Mapping[st
         origin["forked_from"] = {"run_id": point[0], "step": point[1]}
         internal = document["_wandb"].get("value", document["_wandb"])
         del internal["branch_point"]
+    if version is not None:
+        origin["version"] = version
     origin |= replaced
     if (earlier := document.pop(CONFIG_KEY, None)) is not None:
         origin["previous"] = earlier.get("value", earlier) if isinstance(earlier, dict) else earlier
