@@ -19,6 +19,7 @@ from mirror.errors import UsageError
 from mirror.records import FileEntry, Run, RunKey
 from mirror.server import ids
 from mirror.server.access.asker import EVERYTHING, asker, check_entity
+from mirror.server.history.ahead import ReadAhead
 from mirror.server.live import ENDED, LiveRun, LiveRuns, drained, now, read_files
 from mirror.server.look import Found, Look
 from mirror.server.shelf import Shelf, Shelves
@@ -46,6 +47,7 @@ class Home:
         self.pen: WriterThread | None = None
         self.live: LiveRuns | None = None
         self._upkeep: Upkeep | None = None
+        self.ahead = ReadAhead()
         if read_only:
             self.shelves = Shelves(self.layout)
             self.store_id = self.shelves.newest().snapshot.store_id

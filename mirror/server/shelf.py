@@ -16,11 +16,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.records import Project, Run
+from mirror.records import Project, Run, Stream
 from mirror.server.index import Index, Place
 from mirror.store import Layout, Reader
 from mirror.store.catalog import Identity, StreamState, now
-from mirror.store.schema import ddl, tables
+from mirror.store.schema import STREAM_TABLE, ddl, tables
 from mirror.store.snapshot import Snapshot
 from mirror.store.versions import Version, document_tables, run_of
 from mirror.store.views import parquet
@@ -77,6 +77,11 @@ class Shelf:
         paths = [str(self.layout.root / f["path"]) for f in held]
         chosen = f"rid = {wanted[0]}" if len(wanted) == 1 else f"rid in ({', '.join(map(str, wanted))})"
         return f"({parquet(table, paths, [f['version'] for f in held])} where {chosen})"
+
+    def cells(self, place: Place, stream: Stream) -> str:
+        """The cells of a run's live generation, as SQL that goes on with `and`."""
+        gen = place.history_gen if stream == "history" else place.system_gen
+        return f"{self.relation(STREAM_TABLE[stream], [place.rid])} where gen = {gen}"
 
     # -- documents ----------------------------------------------------------------------------------------
 

@@ -47,14 +47,15 @@ def parse(text: str) -> tuple[Any, bool]:
 def _doubtful(text: str) -> bool:
     if len(text) < _LONG:
         return _DOUBTFUL.search(text) is not None
-    return _MINUS_ZERO.search(text) is not None or (_has_long_number(text) and _DOUBTFUL.search(text) is not None)
+    return _MINUS_ZERO.search(text) is not None or _has_long_integer(text)
 
 
-def _has_long_number(text: str) -> bool:
-    """Whether 19 digits follow each other."""
+def _has_long_integer(text: str) -> bool:
+    """Whether 19 digits follow each other that do not stand behind a point."""
     letters = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     others = np.flatnonzero(letters - ord("0") > 9)
-    return bool(np.diff(others, prepend=-1, append=len(letters)).max() > 19)
+    long = np.flatnonzero(np.diff(others, prepend=-1, append=len(letters)) > 19)
+    return bool((long == 0).any() or (letters[others[long - 1]] != ord(".")).any())
 
 
 def parse_exactly(text: str) -> Any:

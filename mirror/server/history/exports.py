@@ -174,7 +174,7 @@ class Exports:
 
     def _make(self, place: Place, folder: Path) -> bool:
         shelf = self._home.shelves.newest()
-        cells = history.source(shelf, place, "history")
+        cells = shelf.cells(place, "history")
         with explained("exporting a history"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(suffix=".tmp", dir=folder.parent, ignore_cleanup_errors=True) as made:

@@ -1,7 +1,8 @@
 """Rows of a run for the wire: from segments, then from the spool, in logged order.
 
-Nothing outlives the request. A range that holds more rows than were asked for is thinned out evenly, its first and
-last row included (the real rule is not known; clients ask for more than a range holds).
+Nothing outlives the request but what is read ahead for the next one (ahead.py). A range that holds more rows than were
+asked for is thinned out evenly, its first and last row included (the real rule is not known; clients ask for more than
+a range holds).
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from mirror.server.rows import dumps, parse_row
 from mirror.server.shelf import Shelf
 from mirror.store.cells import rows_as_json
 from mirror.store.live import read_lines
-from mirror.store.schema import STREAM_TABLE
 
 _TRIES = 20
 
@@ -65,11 +65,23 @@ def rows(
         batch = small_runs.of(look, found, stream)
         if batch is not None:
             return thinned(batch.within(min_step, max_step), samples)
-        return _from_segments(look.shelf, found.rid, stream, min_step, max_step, samples)
+        return _paged(look, found.rid, stream, min_step, max_step, samples)
     ranged = min_step is not None or max_step is not None
     shelf, lines = settled(look.home, found.rid, stream)
     stored = _from_segments(shelf, found.rid, stream, min_step, max_step, None, start)
     return thinned(stored + [line for line in lines if not ranged or _within(line, min_step, max_step)], samples)
+
+
+def _paged(look: Look, rid: int, stream: Stream, min_step: int | None, max_step: int | None, samples: int) -> list[str]:
+    """Rows out of segments, read ahead if this range goes on where the last one ended."""
+    place = look.shelf.index.get(rid)
+    if place is None or min_step is None or max_step is None:
+        return _from_segments(look.shelf, rid, stream, min_step, max_step, samples)
+    texts = look.home.ahead.rows(look.shelf, place, stream, min_step, max_step)
+    if texts is None:
+        texts = _from_segments(look.shelf, rid, stream, min_step, max_step, samples)
+    look.home.ahead.answered(place, stream, max_step, texts)
+    return thinned(texts, samples)
 
 
 def last(look: Look, found: Found, stream: Stream, n: int) -> list[str]:
@@ -179,22 +191,16 @@ def _from_segments(
         conditions.append(f"step < {int(max_step)}")
     condition = " and ".join(conditions) or "true"
     if samples is not None and _held(place, stream) > samples:
-        cells = source(shelf, place, stream)
+        cells = shelf.cells(place, stream)
         numbers = shelf.connect().execute(f"select distinct row from {cells} and {condition} order by row").fetchall()
         if len(numbers) > samples:
             condition = f"row in (select unnest({thinned([n for (n,) in numbers], samples)}))"
     return read(shelf, place, stream, condition)
 
 
-def source(shelf: Shelf, place: Place, stream: Stream) -> str:
-    """The cells of a run's live generation, as SQL that goes on with `and`."""
-    gen = place.history_gen if stream == "history" else place.system_gen
-    return f"{shelf.relation(STREAM_TABLE[stream], [place.rid])} where gen = {gen}"
-
-
 def read(shelf: Shelf, place: Place, stream: Stream, condition: str, keys: list[str] | None = None) -> list[str]:
     """Rows that satisfy a SQL condition, with these top-level keys only if they are given."""
-    query = f"select key, path_id, row, kind, v, j from {source(shelf, place, stream)} and {condition}"
+    query = f"select key, path_id, row, kind, v, j from {shelf.cells(place, stream)} and {condition}"
     if keys is not None:
         query += " and list_contains($keys, key) and path_id = 0"
     parameters = None if keys is None else {"keys": keys}

@@ -15,6 +15,7 @@ import pyarrow as pa
 from mirror.records import Stream
 from mirror.server.index import Place
 from mirror.server.look import Found, Look
+from mirror.server.shelf import Shelf
 from mirror.store.cells import rows_as_json
 from mirror.store.schema import STREAM_TABLE
 
@@ -75,21 +76,23 @@ def _read(look: Look, found: Found, stream: Stream) -> Rows:
         if total > _AT_ONCE:
             break
         places[other.rid] = other.stored.place
-    read = _scan(look, list(places.values()), stream)
+    read = scan(look.shelf, list(places.values()), stream)
     mine = read.pop(found.rid)
     look.rows.update({(rid, stream): rows for rid, rows in read.items()})
     return mine
 
 
-def _scan(look: Look, places: list[Place], stream: Stream) -> dict[int, Rows]:
+def scan(shelf: Shelf, places: list[Place], stream: Stream, condition: str = "true") -> dict[int, Rows]:
+    """The rows of these runs, by rid, whose cells `c` meet a SQL condition (which holds for all cells of a row, or for
+    none)."""
     gens = {p.rid: p.history_gen if stream == "history" else p.system_gen for p in places}
     wanted = ", ".join(f"({n}, {rid}, {gen})" for n, (rid, gen) in enumerate(gens.items()))
-    relation = look.shelf.relation(STREAM_TABLE[stream], gens)
+    relation = shelf.relation(STREAM_TABLE[stream], gens)
     query = (
         f"select c.key, c.path_id, (w.n::bigint << {_ROW_BITS}) | c.row as row, c.step, c.kind, c.v, c.j "
-        f"from {relation} c join (values {wanted}) w(n, rid, gen) on w.rid = c.rid and w.gen = c.gen"
+        f"from {relation} c join (values {wanted}) w(n, rid, gen) on w.rid = c.rid and w.gen = c.gen where {condition}"
     )
-    cells: pa.Table = look.shelf.connect().sql(query).to_arrow_table()
+    cells: pa.Table = shelf.connect().sql(query).to_arrow_table()
     texts = list(rows_as_json(cells.drop_columns(["step"])))
     rows, first = np.unique(cells["row"].to_numpy(), return_index=True)
     step = cells["step"].take(pa.array(first))
