@@ -7,6 +7,11 @@ select rid, gen, source, entity, project, run_id, config_gen, summary_gen, metri
        files_gen, logs_gen, history_rows, system_rows, deleted_at
 from raw.runs_live;
 
+create view raw.merged as              -- Copies of runs that are shown under another one (merged_into), as they are held themselves.
+select r.*
+from raw.runs r semi join (select rid, max(gen) as gen from raw.runs group by rid) m on m.rid = r.rid and m.gen = r.gen
+where r.merged_into is not null;
+
 create view runs as                    -- One row per run: attributes, config and summary as JSON, how complete it is.
 select * exclude (gen, config_raw, summary_raw, config_gen, summary_gen, metric_gen, history_gen, system_gen,
                   files_gen, logs_gen)

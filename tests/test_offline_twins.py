@@ -6,6 +6,7 @@ were posted. What is expected is what was logged, or what the test left out of o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from logfiles import exit_record, row, run_record, write_log
 from serving import Server
 from syncing import MIRROR, Copy, log_run, proxied
@@ -243,6 +245,37 @@ def test_files_of_the_folder_are_shown_if_the_server_has_fewer(case: Case) -> No
     sync_both(case, "server")
     assert json.loads(case.only()["origin"]).keys() == {"files"}
     assert case.copy.sql("select name, size from files") == [("model.bin", 3)]
+
+
+def test_bytes_of_the_folder_are_those_of_the_servers_run(case: Case) -> None:
+    """Files that are the same in both need not be downloaded."""
+    case.write(logged(values(5)))
+    files = next(case.folder.glob("*")) / "files"
+    files.mkdir()
+    (files / "model.bin").write_bytes(b"abc")
+    (files / "only-here.bin").write_bytes(b"abcd")
+    case.post(values(5))
+    upload(case, {"model.bin": b"abc", "only-there.bin": b"x"})
+    sync_both(case, "server")
+    assert case.only()["origin"] is None
+    case.sync_folder("--all-bytes")
+    held = dict(case.copy.sql("select name, sha256 from files"))
+    sha256 = hashlib.sha256(b"abc").hexdigest()
+    assert held == {"model.bin": sha256, "only-there.bin": None}
+    found = {p.read_bytes() for p in (case.copy.root / "blobs").rglob("*") if p.is_file()}
+    assert found == {b"abc", b"abcd"}
+    before = case.copy.files()
+    case.sync_folder("--all-bytes")
+    assert case.copy.files() == before
+
+
+def upload(case: Case, files: dict[str, bytes]) -> None:
+    query = """mutation C($p: String!, $r: String!, $f: [String!]!) {
+      createRunFiles(input: {entityName: "local", projectName: $p, runName: $r, files: $f}) { files { name uploadUrl } }
+    }"""
+    made = case.server.graphql(query, p=case.project, r=case.name, f=[*files])["createRunFiles"]["files"]
+    for file in made:
+        assert requests.put(file["uploadUrl"], data=files[file["name"]], timeout=30).ok
 
 
 def test_repair_after_a_lost_catalog_keeps_runs_merged(case: Case) -> None:

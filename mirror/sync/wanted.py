@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.errors import UsageError
 from mirror.records import FileEntry, ItemKey, Project, RunKey
+from mirror.sources.offline.source import SOURCE
 
 if TYPE_CHECKING:
     from mirror.store import Reader
@@ -133,15 +134,18 @@ class Search:
             )
         return (
             "select 'run' as kind, rid, name, size, md5, mimetype, updated_at, storage_id, url, null as ref "
-            "from raw.files_live where rid in (select unnest($rids::bigint[])) and sha256 is null "
+            "from (select * from raw.files_live union all select f.* from raw.files f join raw.merged m "
+            "on m.rid = f.rid and m.files_gen = f.gen) "
+            "where rid in (select unnest($rids::bigint[])) and sha256 is null "
             f"and ({' or '.join(wanted)})"
         ), params
 
     def _runs(self) -> _Owners:
         """(storage id, run id) of the runs whose files are looked at, by rid."""
         rows = self._ask(
-            "select rid, storage_id, run_id from runs where source = ? and entity = ? and project = ? "
-            "and deleted_at is null and files_count > 0 and (? is null or list_contains(?::varchar[], run_id))",
+            "select rid, storage_id, run_id from (select * from raw.runs_live union all select * from raw.merged) "
+            "where source = ? and entity = ? and project = ? and deleted_at is null and files_count > 0 "
+            "and (? is null or list_contains(?::varchar[], run_id))",
             [*self._where(), self._named, self._named],
         )
         return {rid: (storage_id, run_id) for rid, storage_id, run_id in rows}
@@ -151,14 +155,15 @@ class Search:
         rows = self._ask(
             "select rid, storage_id, type, collection, version, aliases from raw.artifacts_live "
             "where source = ? and entity = ? and project = ? and deleted_at is null "
-            "and coalesce(state, 'COMMITTED') = 'COMMITTED' and version is not null "
+            f"and {_OFFLINE if self._project.source == SOURCE else _COMMITTED} "
             "and (? is null or "
             "(run_entity = entity and run_project = project and list_contains(?::varchar[], run_id)))",
             [*self._where(), self._named, self._named],
         )
-        return {row[0]: (row[1], f"{row[3]}:v{row[4]}") for row in rows if self._wants(*row[2:])}
+        named = {row[0]: f"{row[3]}:v{row[4]}" if row[4] is not None else row[3] for row in rows}
+        return {row[0]: (row[1], named[row[0]]) for row in rows if self._wants(*row[2:])}
 
-    def _wants(self, kind: str, collection: str, version: int, aliases: Sequence[str] | None) -> bool:
+    def _wants(self, kind: str, collection: str, version: int | None, aliases: Sequence[str] | None) -> bool:
         if self._wanted.everything or (self._wanted.media and kind == _TABLES_OF_RUNS):
             return True
         names = [f"v{version}", *(aliases or ())]
@@ -188,6 +193,8 @@ class Search:
         return found
 
 
+_COMMITTED = "coalesce(state, 'COMMITTED') = 'COMMITTED' and version is not null"
+_OFFLINE = "state = 'PENDING'"  # what a log names has no version yet
 _REF = "wandb-artifact://"
 # A reference to an entry of another artifact is followed if the mirror knows that entry; its digest is the entry's.
 _OF_ARTIFACTS = f"""

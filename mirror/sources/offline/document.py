@@ -44,6 +44,7 @@ class Document:
     environment: dict[str, Any] = field(default_factory=dict)
     telemetry: str = ""
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    preempting: bool = False
     ended: bool = False
     exit_code: int | None = None
 
@@ -58,7 +59,7 @@ class Document:
 
     def begin(self, first_step: int) -> None:
         """Another log of the same run follows: the run goes on."""
-        self.ended, self.exit_code, self.first_step = False, None, first_step
+        self.preempting, self.ended, self.exit_code, self.first_step = False, False, None, first_step
 
     def take(self, kind: str, record: Any) -> None:
         """One record (`wandb_internal_pb2.Record`), except history, summary and what files it names."""
@@ -73,6 +74,8 @@ class Document:
                 self._environment(record.environment)
             case "metric":
                 self._metric(record.metric)
+            case "preempting":
+                self.preempting = True
             case "exit":
                 self.ended, self.exit_code = True, record.exit.exit_code
 
@@ -131,6 +134,9 @@ class Document:
         """The run as far as it was read. `running` says what a run without an end is: running or crashed."""
         ended = "failed" if self.exit_code else "finished"
         state = ended if self.ended else "running" if running else "crashed"
+        if self.preempting and state != "finished":  # what becomes of it: W&B's guide on preemptible runs
+            state = "preempting" if state == "running" else "preempted"
+        fork = self.branch if self.branch and self.branch["run_id"] != key.run_id else None
         if metadata is None and self.environment:
             metadata = json.dumps(self.environment)
         return Run(
@@ -153,6 +159,8 @@ class Document:
             system_summary=json.dumps(self.system) if self.system else None,
             metadata=metadata,
             exit_code=self.exit_code if self.ended else None,
+            fork_run_id=fork["run_id"] if fork else None,
+            fork_step=int(fork["value"]) if fork else None,
         )
 
     def _wire_config(self) -> dict[str, Any]:

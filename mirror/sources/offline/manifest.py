@@ -34,6 +34,16 @@ def _regular(folder: Path) -> Iterator[tuple[str, Path, os.stat_result]]:
                 yield path.relative_to(folder).as_posix(), path, found
 
 
+def named(folder: Path) -> Iterator[tuple[str, Path]]:
+    """All files below a run's `files` folder by the names they have in its manifest."""
+    for name, path, _ in _regular(folder):
+        yield _as_text(name), path
+
+
+def _as_text(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 def version(folder: Path) -> str:
     """Changes when a file below a folder does, as far as sizes and times tell."""
     seen = hashlib.blake2b(digest_size=8)
@@ -58,7 +68,7 @@ def _entry(name: str, path: Path, found: os.stat_result) -> FileEntry:
     except OSError as e:
         raise TerminalSourceError(f"`{path}` cannot be read: {e.strerror or e}", e) from e
     return FileEntry(
-        name=os.fsencode(name).decode("utf-8", "replace"),
+        name=_as_text(name),
         size=size,
         md5=base64.b64encode(md5.digest()).decode(),
         mimetype=mimetypes.guess_type(name)[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,10 @@ from mirror.sources.protocol import (
     Wanted,
 )
 
+DOCUMENT = frozenset({"run", "config", "telemetry", "environment", "metric", "preempting", "exit"})
+"""Kinds of records that a run's attributes and documents are made of."""
+SILENT = frozenset({"header", "footer", "final", "noop_link_artifact"})
+"""Kinds of records that say nothing of a run."""
 _CHECKED_BYTES = 4096
 _LARGEST_STATE = 1 << 20
 """Characters of a run's documents beyond which a log is read anew rather than gone on with."""
@@ -72,6 +77,7 @@ class RunReading:
         self._damage: list[tuple[Path, Damage]] = []
         self._unknown = 0
         self._torn = 0
+        self._told: dict[str, list[Any]] = {}
         self._lines: list[Line] = []
         self._system: list[str] = []
         self._is_done = False
@@ -172,9 +178,11 @@ class RunReading:
             if record is None:
                 self._unknown += 1
             elif (kind := record.WhichOneof("record_type")) == "artifact":
-                named += artifacts.items(record.artifact, self.key)
+                named += artifacts.items(record.artifact, self.key, self._tell)
+            elif kind == "use_artifact":
+                named += artifacts.used(record.use_artifact, self.key)
             else:
-                self._other(kind or "", record)
+                self._other(kind or "", record, log)
         yield from self._history(found.history(), cut)
         self._document.update_summary(found.summary())
         if self._system:
@@ -198,7 +206,10 @@ class RunReading:
                 self._progress.next_step = max(self._progress.next_step, 1 + max(map(_step, texts)))
             yield Rows(self.key, texts)
 
-    def _other(self, kind: str, record: Any) -> None:
+    def _tell(self, what: str, example: str) -> None:
+        self._told.setdefault(what, [0, example])[0] += 1
+
+    def _other(self, kind: str, record: Any, log: RunLog) -> None:
         match kind:
             case "stats":
                 self._system.append(self._sample(record.stats))
@@ -208,8 +219,21 @@ class RunReading:
                 self._lines += self._console.take(record.output)
             case "tbrecord":
                 self.notices.append(f"`{record.tbrecord.log_dir}`: TensorBoard logs are not read (run {self.key.path})")
-            case _:
+            case "files":
+                for file in record.files.files:
+                    if not os.path.lexists(log.files / file.path):
+                        self._tell("files that its log names are not in its folder", file.path)
+            case "alert":
+                self._tell("alerts that a server would have sent are not kept", record.alert.title)
+            case "request":
+                asked = record.request.WhichOneof("request_type")
+                self._tell("requests between the SDK's processes are not kept", asked or "?")
+            case "output_logger":
+                self._tell("lines of the SDK's own logger are not kept", record.output_logger.line)
+            case _ if kind in DOCUMENT:
                 self._document.take(kind, record)
+            case _ if kind not in SILENT:
+                self._tell("records are of kinds that this `wandb` does not know", kind or "?")
 
     def _sample(self, stats: Any) -> str:
         """System metrics as the SDK sends them: seconds as floats, names under `system.`."""
@@ -242,6 +266,8 @@ class RunReading:
         if document.branch and document.branch["run_id"] != self.key.run_id:
             fork = f"forked from run `{document.branch['run_id']}` at step {document.branch['value']:g}"
             note = "; ".join(filter(None, [note, f"{fork}: the rows before are that run's"]))
+        for what, (n, example) in self._told.items():
+            self.notices.append(f"{self.key.path}: {n:,} {what} (`{example}`{', ...' if n > 1 else ''})")
         yield HistoryRead(self.key, _fetched("history", p.rows, lost, note))
         yield HistoryRead(self.key, _fetched("system", p.system, lost, None))
         if lost:

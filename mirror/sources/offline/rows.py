@@ -245,10 +245,20 @@ def by_protobuf(record: bytes) -> str:
             if not isinstance(inner, dict):
                 inner = place[name] = {}
             place = inner
-        place[path[-1]] = item.value_json
+        place[path[-1]] = _value_of(item)
     if "_step" not in row and found.HasField("step"):
         row["_step"] = str(found.step.num)
     return _joined(row)
+
+
+def _value_of(item: Any) -> str:
+    """The JSON text of an item's value, which newer logs may hold by its type."""
+    if item.value_json or "value" not in item.DESCRIPTOR.oneofs_by_name:
+        return str(item.value_json)
+    kind = item.WhichOneof("value")
+    if kind in (None, "none"):
+        return "null"
+    return str(item.json) if kind == "json" else json.dumps(getattr(item, kind))
 
 
 def _joined(row: dict[str, Any]) -> str:

@@ -11,12 +11,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mirror.errors import SourceError
-from mirror.records import ListedRun, Listing, Project, RunKey
+from mirror.pool import Pool
+from mirror.records import FileEntry, ItemKey, ListedRun, Listing, Project, RunKey
 from mirror.sources.offline.folder import RunLog, find
+from mirror.sources.offline.local import Staged, run_files, save
 from mirror.sources.offline.manifest import version
 from mirror.sources.offline.reading import RunReading
 from mirror.sources.protocol import Finished, Step, Trouble, Wanted
-from mirror.wandb.transport import Traffic
+from mirror.wandb.transport import Sink, Traffic
 
 SOURCE = "offline"
 """The source of these runs, as it stands in the mirror, wherever their folders lie."""
@@ -24,6 +26,7 @@ DEFAULT_ENTITY, DEFAULT_PROJECT = "local", "uncategorized"
 STILL_WRITTEN = 1800.0
 """Seconds without a change after which a log without an end is that of a crashed run. The SDK writes a log in
 pieces of 32 KiB, which a quiet run takes long to fill."""
+_COPIED_AT_ONCE = 2
 
 
 class OfflineSource:
@@ -55,6 +58,8 @@ class OfflineSource:
                 log.run_id,
             )
             self._logs.setdefault(key, []).append(log)
+        self._pool: Pool | None = None
+        self._staged = Staged(lambda: [(log, key.storage_id) for key, logs in self._logs.items() for log in logs])
 
     @property
     def name(self) -> str:
@@ -99,6 +104,31 @@ class OfflineSource:
     def _is_fresh(self, found: os.stat_result) -> bool:
         return self._clock() - found.st_mtime < STILL_WRITTEN
 
+    # -- bytes --------------------------------------------------------------------------------------------
+
+    @property
+    def downloads(self) -> Pool:
+        if self._pool is None:
+            self._pool = Pool(_COPIED_AT_ONCE, "copy")
+        return self._pool
+
+    def addresses(
+        self, owner: RunKey | ItemKey, wanted: Sequence[tuple[str, list[str]]]
+    ) -> list[dict[str, tuple[str, FileEntry | None]] | None]:
+        """None for runs and artifacts of other folders: what is not here is not gone."""
+        found: list[dict[str, Path] | None]
+        if isinstance(owner, ItemKey):
+            found = self._staged.files(wanted)
+        else:
+            here = {k.run_id: logs for k, logs in self._logs.items() if (k.entity, k.project) == _place(owner)}
+            found = [run_files(here[run_id], names) if run_id in here else None for run_id, names in wanted]
+        return [None if some is None else {name: (str(path), None) for name, path in some.items()} for some in found]
+
+    def save(self, url: str, out: Sink, *, resume: bool = False) -> None:
+        self.traffic.count(nbytes=save(Path(url), out, resume=resume))
+
+    # -- rows and the rest --------------------------------------------------------------------------------
+
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[Step]:
         for one in wanted:
             try:
@@ -125,3 +155,7 @@ class OfflineSource:
         yield from reading.steps()
         self.traffic.count(nbytes=reading.bytes)
         self.notices += reading.notices
+
+
+def _place(key: RunKey) -> tuple[str, str]:
+    return key.entity, key.project
