@@ -24,6 +24,7 @@ _COMMANDS = {
     "changes": ("changes", "List what syncs saw change at the source."),
     "status": ("status", "Say what is mirrored, how fresh and how complete."),
     "push": ("push", "Send mirrored runs to another W&B server, and see that they arrived."),
+    "files": ("files", "List files of a run; delete some of them at its server."),
     "serve": ("serve", "Serve the mirror to W&B's SDK: unchanged scripts read from it and log into it."),
     "demo": ("demo", "Show everything in a minute, on this machine alone."),
     "compact": ("compact", "Merge many small files into few large ones."),

@@ -21,8 +21,8 @@ class ArgumentError(UsageError, ValueError):
 
 def refused(what: str) -> OfflineError:
     return OfflineError(
-        f"{what} changes things at their server, and this is a mirror, which only `mirror sync` changes: "
-        "do it with wandb.Api(), then sync again"
+        f"{what} changes things at their server, and this is a mirror, which asks none: "
+        "Api(online=True) writes there, and the mirror follows"
     )
 
 
@@ -90,15 +90,22 @@ class Attrs:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_"):
-            raise refused(f"setting `{name}`")
+            raise unsupported(f"setting `{name}`")
         object.__setattr__(self, name, value)
+
+
+def unsupported(what: str) -> OfflineError:
+    return OfflineError(
+        f"{what} changes things at their server, and this is a mirror, which only edits runs there: "
+        "do it with wandb.Api(), then `mirror sync`"
+    )
 
 
 def refusing(name: str) -> Callable[..., Any]:
     """A method of wandb's that a mirror cannot have."""
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise refused(f"`{type(self).__name__}.{name}()`")
+        raise unsupported(f"`{type(self).__name__}.{name}()`")
 
     method.__name__ = name
     method.__doc__ = "Refused: a mirror is a copy."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mirror.errors import NotFoundError
 from mirror.objects import bytes as disk
-from mirror.objects.attrs import ArgumentError, Attrs, Count, Name, OfflineError, Text, Time, refusing
+from mirror.objects.attrs import ArgumentError, Attrs, Count, Name, OfflineError, Text, Time, refused
 from mirror.objects.held import Record, select
 from mirror.objects.sequence import Listed
 from mirror.query.text import safe
@@ -89,7 +90,14 @@ class File(Attrs):
         """wandb-metadata.json is mirrored with the run, word for word."""
         return self._run._page.document(self._run._rid, "metadata") if self.name == METADATA else None
 
-    delete = refusing("delete")
+    def delete(self) -> None:
+        """Delete the file at the run's server, and from the mirror's list. Raises OfflineError without
+        Api(online=True)."""
+        if not self._run._held.online:
+            raise refused("`File.delete()`")
+        from mirror.objects.editing import remove_files
+
+        remove_files(self._run, [self])
 
     def __repr__(self) -> str:
         return safe(f"<File {self.name} ({self.mimetype}) {self.size} bytes>")
@@ -130,3 +138,11 @@ def one_file(run: Run, name: str) -> File:
     near = get_close_matches(name, [file.name for file in Files(run, None, None)], 1)
     hint = f"did you mean `{near[0]}`?" if near else "`run.files()` lists what it has"
     raise NotFoundError(f"{path} has no file `{name}`; {hint}")
+
+
+def name_below(path: str | Path, root: str | Path) -> str:
+    """The name a file at `path` has in a run: its path below `root`, with slashes. Raises ArgumentError."""
+    name = Path(os.path.relpath(path, root)).as_posix()
+    if name.startswith("../") or name in ("..", "."):
+        raise ArgumentError(f"`{path}` does not lie below `{root}`: name a folder above it as `root`")
+    return name

@@ -1,4 +1,4 @@
-"""The only place where objects ask a server: bytes that a mirror does not hold, and only for `Api(online=True)`."""
+"""How objects reach a server, for `Api(online=True)` alone: for bytes that a mirror does not hold, and for edits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def fetch_file(held: Held, file: File, path: Path) -> None:
     """Write a run's file to `path`, from the server the run was mirrored from."""
     run = file.run
-    client = _client(held, run.source)
+    client = client_of(held, run.source)
     try:
         found = find_manifest(client, run.entity, run.project, run.id, [file.name])
         entry = next((one for one in found.files if one.name == file.name), None)
@@ -42,7 +42,7 @@ def fetch_file(held: Held, file: File, path: Path) -> None:
 def fetch_entry(entry: Entry, path: Path) -> None:
     """Write the bytes of an artifact's entry to `path`, likewise."""
     artifact = entry.artifact
-    client = _client(artifact._held, artifact.source)
+    client = client_of(artifact._held, artifact.source)
     try:
         url = find_entries(client, [(artifact.id, [entry.path])])[0].get(entry.path)
         if url is None:
@@ -56,7 +56,7 @@ def fetch_entry(entry: Entry, path: Path) -> None:
 
 def viewer(held: Held, source: str | None) -> User:
     """Whose key it is."""
-    client = _client(held, source or canonical_source(held.base_url or _environment()))
+    client = client_of(held, source or canonical_source(held.base_url or _environment()))
     try:
         found = client.viewer()
     finally:
@@ -64,7 +64,7 @@ def viewer(held: Held, source: str | None) -> User:
     return User(found.username or found.entity or "")
 
 
-def _client(held: Held, source: str) -> Client:
+def client_of(held: Held, source: str, *, writable: bool = False) -> Client:
     """A client of the server that is called `source`: the one that was named, or that the environment names, or the
     host itself."""
     known = [url for url in (held.base_url, _environment(), DEFAULT_BASE_URL) if url]
@@ -73,7 +73,7 @@ def _client(held: Held, source: str) -> Client:
         if "." not in source and ":" not in source:
             raise UsageError(f"no server is known for `{source}`: name one, Api(overrides={{'base_url': ...}})")
         base_url = api_url(f"https://{source}")
-    return Client(Transport(base_url, credentials.find(base_url, key=held.api_key)))
+    return Client(Transport(base_url, credentials.find(base_url, key=held.api_key), writable=writable))
 
 
 def _environment() -> str:

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from mirror.objects.attrs import Attrs, Name, OfflineError, Text, Texts, Time, refusing
+from mirror.objects.attrs import ArgumentError, Attrs, Name, OfflineError, Text, Time, refused, refusing
 from mirror.objects.held import Held, document
 from mirror.objects.summary import Summary
 from mirror.query.text import safe
@@ -22,16 +22,39 @@ if TYPE_CHECKING:
     from mirror.objects.users import User
     from mirror.records import Stream
 
+_SETTABLE = ("name", "display_name", "notes", "tags", "group", "job_type", "description")
+"""Attributes that a server lets others change."""
+
 
 class Run(Attrs):
     """A run as the mirror holds it. Attributes have W&B's names: `id` is the run id, `name` the display name;
-    times are ISO 8601 text in UTC. Attributes and documents are those of the time the object was made."""
+    times are ISO 8601 text in UTC. Attributes and documents are those of the time the object was made.
+
+    With `Api(online=True)`, `name`, `notes`, `tags`, `group`, `job_type`, `description`, `config` and `summary` can be
+    changed; `update` writes all of it to the run's server, and the mirror follows."""
 
     def __init__(self, held: Held, rid: int, page: Page) -> None:
         self._held = held
         self._rid = rid
         self._page = page
         self._row = page.rows[rid]
+        self._shown: dict[str, str | None] = {}
+        """The documents that were handed out to be changed, as they were then."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _SETTABLE:
+            super().__setattr__(name, value)
+            return
+        if not self._held.online:
+            raise refused(f"setting `{name}`")
+        good = isinstance(value, str) or (value is None and name not in ("name", "display_name"))
+        if name == "tags":
+            value = list(value) if isinstance(value, (list, tuple, set)) else value
+            good = isinstance(value, list) and all(isinstance(tag, str) for tag in value)
+        if not good:
+            raise ArgumentError(f"`{name}` of a run cannot be `{value!r}`")
+        for alias in ("name", "display_name") if name in ("name", "display_name") else (name,):
+            self.__dict__[alias] = value
 
     def __repr__(self) -> str:
         return safe(f"<Run {'/'.join(self.path)} ({self.state})>")
@@ -54,7 +77,11 @@ class Run(Attrs):
     """The host the run was mirrored from."""
     storage_id = Name("storage_id")
     state = Text("state")
-    tags = Texts("tags")
+
+    @cached_property
+    def tags(self) -> list[str]:
+        return list(self._row["tags"] or ())
+
     group = Text("group")
     job_type = Text("job_type")
     notes = Text("notes")
@@ -117,10 +144,10 @@ class Run(Attrs):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The config, without `value` wrappers and W&B's own keys. Changes stay in this object."""
+        """The config, without `value` wrappers and W&B's own keys. Changes stay in this object until `update`."""
         from mirror.store.documents import unwrapped
 
-        return unwrapped(self._document("config_raw"))
+        return unwrapped(self._handed_out("config"))
 
     @cached_property
     def rawconfig(self) -> dict[str, Any]:
@@ -133,7 +160,7 @@ class Run(Attrs):
     @cached_property
     def summary(self) -> Summary:
         """The summary, as it came."""
-        return Summary(self._document("summary_raw"))
+        return Summary(self._handed_out("summary"), self._write_summary)
 
     @property
     def summary_metrics(self) -> dict[str, Any]:
@@ -242,14 +269,97 @@ class Run(Attrs):
         style = f"border:none;width:100%;height:{int(height)}px;" + ("display:none;" if hidden else "")
         return f'<iframe src="{escape(self.url)}?jupyter=true" style="{style}"></iframe>'
 
-    update = refusing("update")
-    save = refusing("save")
+    # -- edits, for Api(online=True) ------------------------------------------------------------------------
+
+    def update(self) -> None:
+        """Write what was changed of the run to its server, read it back, and let the mirror follow.
+
+        Raises OfflineError without Api(online=True); ConflictError if the server has another value by now of what was
+        changed, NotFoundError if it has no such run any more, SourceError if it refuses: then nothing is changed.
+        """
+        self._write("config", "summary", attributes=True)
+
+    save = update
+
+    def upload_file(self, path: str, root: str = ".") -> File:
+        """Upload a file, named by its path relative to `root`; the mirror holds its bytes, too."""
+        from pathlib import Path
+
+        from mirror.objects.files import name_below, one_file
+
+        self._check_online("upload_file")
+        from mirror.objects.editing import add_file
+
+        name = name_below(path, root)
+        add_file(self, Path(path), name)
+        return one_file(self, name)
+
+    def delete(self, delete_artifacts: bool = False) -> None:
+        """Delete the run at its server. The mirror keeps what it holds, and `deleted_at` says that it is gone."""
+        self._check_online("delete")
+        from mirror.objects.editing import remove_run
+
+        remove_run(self, delete_artifacts=delete_artifacts)
+
+    def _check_online(self, name: str) -> None:
+        if not self._held.online:
+            raise refused(f"`Run.{name}()`")
+
+    def _write_summary(self) -> None:
+        self._write("summary")
+
+    def _write(self, *documents: str, attributes: bool = False) -> None:
+        self._check_online("update")
+        from mirror.objects.editing import Changes, difference, write
+        from mirror.store.documents import unwrapped
+
+        changes = Changes()
+        for name in _SETTABLE if attributes else ():
+            if name != "display_name" and name in self.__dict__:
+                before = list(self._row["tags"] or ()) if name == "tags" else self._row[name]
+                if (before or None) != (self.__dict__[name] or None):
+                    changes.attributes[name] = self.__dict__[name]
+                    changes.seen[("attribute", name)] = before or None
+        for name in documents:
+            if name in self._shown:
+                text = self._shown[name]
+                before = document(text) if name == "summary" else unwrapped(document(text))
+                difference(name, text, before, self.__dict__[name], changes)
+        if not changes:
+            return
+        write(self, changes)
+        for name in _SETTABLE if attributes else ():
+            self.__dict__.pop(name, None)
+        for name in documents:
+            if name in self._shown:
+                self._refill(name)
+
+    def _refill(self, name: str) -> None:
+        """What was handed out shows what the mirror holds now."""
+        from mirror.store.documents import unwrapped
+
+        found = self._handed_out(name)
+        held = self.__dict__[name]
+        if name == "summary":
+            held._fill(found)
+        else:
+            held.clear()
+            held.update(unwrapped(found))
+
+    def _look_again(self) -> None:
+        """To the newest state of the mirror; what was changed here and not written stays."""
+        from mirror.objects.runs import Page
+
+        self._held.reader.refresh()
+        self._page = Page(self._held.state(), [self._rid], self._held.reader.relation("runs", self._rid))
+        self._row = self._page.rows[self._rid]
+        for name in ("rawconfig", "metadata", "system_metrics"):
+            self.__dict__.pop(name, None)
+
     update_state = refusing("update_state")
     stop = refusing("stop")
-    upload_file = refusing("upload_file")
     use_artifact = refusing("use_artifact")
     log_artifact = refusing("log_artifact")
-    delete = refusing("delete")
 
     # -- helpers --------------------------------------------------------------------------------------------
 
@@ -259,6 +369,10 @@ class Run(Attrs):
 
     def _document(self, column: str) -> dict[str, Any]:
         return document(self._page.document(self._rid, column))
+
+    def _handed_out(self, name: str) -> dict[str, Any]:
+        text = self._shown[name] = self._page.document(self._rid, f"{name}_raw")
+        return document(text)
 
     def _held_rows(self, stream: Stream) -> int:
         return int(self._row["history_rows" if stream == "history" else "system_rows"])

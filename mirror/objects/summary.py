@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from mirror.objects.attrs import refused
 
 
 class Summary(dict[str, Any]):
     """A run's summary as a dictionary, whose nested dictionaries are summaries too. Names that are no attributes of
-    a dictionary can be read as attributes (`run.summary.loss`). Changes stay in this object."""
+    a dictionary can be read as attributes (`run.summary.loss`). Changes stay in this object until `update`, which
+    writes them to the run's server with `Api(online=True)` and is refused otherwise."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        super().__init__(values)
+    def __init__(self, values: Mapping[str, Any], write: Callable[[], None]) -> None:
+        super().__init__()
+        object.__setattr__(self, "_write", write)
+        self._fill(values)
+
+    def _fill(self, values: Mapping[str, Any]) -> None:
+        """Be these values and nothing else."""
+        self.clear()
         for key, value in values.items():
-            if type(value) is dict:
-                self[key] = Summary(value)
+            self[key] = Summary(value, self._write) if type(value) is dict else value
 
     @property
     def _json_dict(self) -> dict[str, Any]:
@@ -33,5 +37,12 @@ class Summary(dict[str, Any]):
         self[name] = value
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: wandb's sends the summary to the server."""
-        raise refused("`Summary.update()`")
+        """Take more values, and write the whole of what was changed to the server. Raises OfflineError offline."""
+        before = dict(self)
+        super().update(*args, **kwargs)
+        try:
+            self._write()
+        except BaseException:
+            self.clear()
+            super().update(before)
+            raise

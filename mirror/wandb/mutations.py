@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirror.errors import TerminalSourceError, TransientSourceError
-from mirror.wandb.client import Client
+from mirror.wandb.client import Client, Fields
 from mirror.wandb.transport import NORMAL, Patience, RefusedQuery
 
 _RUN_FIELDS = {
@@ -133,6 +133,20 @@ def delete_files(client: Client, file_ids: Sequence[str], project_id: int | None
     which W&B's cloud wants to be told."""
     given = {"files": ("[ID!]!", list(file_ids)), "projectId": ("Int", project_id)}
     _check(client, mutate(client, "deleteFiles", given, "success"), f"delete {len(file_ids)} files")
+
+
+def internal_project_id(client: Client, entity: str, project: str) -> int | None:
+    """The number of a project, which `delete_files` wants; None where the server tells none."""
+
+    def build(f: Fields) -> str:
+        return (
+            "query ProjectNumber($entity: String!, $project: String!) {"
+            f" project(name: $project, entityName: $entity) {{ name {f.of('Project', ('internalId',))} }} }}"
+        )
+
+    data, _ = client.ask(build, {"entity": entity, "project": project})
+    found = (data.get("project") or {}).get("internalId")
+    return int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdecimal()) else None
 
 
 def upsert_project(client: Client, entity: str, project: str, *, description: str | None = None) -> None:
