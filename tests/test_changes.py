@@ -293,6 +293,43 @@ def test_a_project_is_renamed_and_another_one_deleted(server: Server, proxy: Pro
     assert ("project", "returned", "doomed") in seen(copy, "kind", "change", "name")
 
 
+def test_a_renamed_project_whose_storage_ids_are_made_of_names(server: Server, proxy: Proxy, copy: Copy) -> None:
+    """As on W&B's cloud: the runs are the ones they were all the same."""
+    log_run(server, "other", "r0", logged(1))  # of the same run id, but made at another time
+    for i in range(3):
+        log_run(server, "named", f"r{i}", logged(5))
+    copy.sync("local/other", "local/named")
+    rids = {name: run["rid"] for name, run in copy.runs("named").items()}
+    ((made,),) = copy.sql("select created_at from projects where project = 'named'")
+    with behind(server, "local/named") as writer:
+        for i in range(3):
+            move(writer, "named", f"r{i}", "renamed")
+        writer.put_project(Project(local(writer), "local", "renamed", created_at=made))
+
+    def other_ids(request: Any, body: Any) -> Any:
+        project = body["data"].get("project") or {}
+        runs = [edge["node"] for edge in (project.get("runs") or {}).get("edges", ())]
+        for run in [*runs, *(node for alias, node in project.items() if alias[0] == "r" and alias[1:].isdigit())]:
+            run["id"] = f"{run['id']}-{project.get('name')}"
+        return body
+
+    proxy.reset()
+    proxy.after = other_ids
+    copy.sync("local/renamed")
+    held = copy.runs("renamed")
+    assert {name: run["rid"] for name, run in held.items()} == rids and copy.runs("named") == {}
+    assert all(run["storage_id"].endswith("-renamed") for run in held.values())
+    assert copy.sql("select count(*) from raw.history where rid = ?", rids["r0"]) == [(25,)]
+    for name in rids:
+        same(copy.rows("renamed", name), logged(5))
+    assert ("project", "renamed", "local/named", "local/renamed") in seen(copy, "kind", "change", "before", "after")
+    assert copy.sql("select project from projects where deleted_at is not null") == [("named",)]
+    assert copy.runs("other")["r0"]["rid"] not in rids.values()
+    count = copy.sql("select count(*) from changes")
+    copy.sync("local/renamed")
+    assert copy.sql("select count(*) from changes") == count
+
+
 def test_what_cannot_be_reached_is_not_deleted(server: Server, proxy: Proxy, copy: Copy) -> None:
     """A project of somebody else's entity may only be closed to the key."""
     log_run(server, "closed", "r", logged(2), entity="others")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -90,12 +90,37 @@ def drop(catalog: Catalog, batch: Batch, project: Project) -> None:
 
 def stored(catalog: Catalog, project: Project) -> dict[str, Any] | None:
     """The committed row of a project in the table `projects`."""
-    wanted = [("source", "=", project.source), ("entity", "=", project.entity), ("project", "=", project.name)]
-    rows: list[dict[str, Any]] = []
+    return stored_of(catalog, project.source, project.entity).get(project.name)
+
+
+def stored_of(catalog: Catalog, source: str, entity: str) -> dict[str, dict[str, Any]]:
+    """The same of every project of an entity, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    wanted = [("source", "=", source), ("entity", "=", entity)]
     for file in catalog.files():
         if file.table == "projects":
-            rows += segments.read(catalog.layout.root / file.path, "projects", wanted).to_pylist()
-    return max(rows, key=lambda row: int(row["gen"]), default=None)
+            for row in segments.read(catalog.layout.root / file.path, "projects", wanted).to_pylist():
+                if row["gen"] > found.get(row["project"], {"gen": 0})["gen"]:
+                    found[row["project"]] = row
+    return found
+
+
+def holding(catalog: Catalog, source: str, entity: str, projects: Iterable[str], run_ids: Iterable[str]) -> list[str]:
+    """Those of the projects that hold a run with one of a few ids."""
+    ids = list(run_ids)
+    marks = ",".join("?" * len(ids))
+    query = f"select 1 from runs where project = ? and run_id in ({marks}) and source = ? and entity = ? limit 1"
+    return [name for name in projects if catalog.db.execute(query, [name, *ids, source, entity]).fetchone()]
+
+
+def adopt(catalog: Catalog, ids: Mapping[int, tuple[str, str, str]]) -> None:
+    """Give runs (by rid) other storage ids: (source, old one, new one)."""
+    with catalog.transaction():
+        for rid, (source, old, new) in ids.items():
+            catalog.db.execute("update runs set storage_id = ? where rid = ?", [new, rid])
+            catalog.db.execute(
+                "update quarantine set storage_id = ? where source = ? and storage_id = ?", [new, source, old]
+            )
 
 
 def _write(

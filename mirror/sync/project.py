@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
 from mirror.errors import SourceError
 from mirror.records import Failure, Listing, Project, SyncReport
@@ -20,7 +21,7 @@ from mirror.sync.commit import Committer
 from mirror.sync.feed import Feed
 from mirror.sync.gone import Gone, gone_runs
 from mirror.sync.items import KINDS, ItemsOutcome, sync_items
-from mirror.sync.moves import held_runs, put_project
+from mirror.sync.moves import follow, held_runs, put_project
 from mirror.sync.plan import Plan, make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.quarantine import Quarantine
@@ -83,6 +84,8 @@ def sync_project(
     assert project is not None, "a listing without a project has nothing to sync"
     with writer.lease(source.name, project.entity, project.name):
         quarantine = Quarantine(writer.quarantined(source.name, project.entity, project.name))
+        if isinstance(source, WandbSource):
+            follow(writer.catalog, listing, partial(source.client.has_project, project.entity))
         known = held_runs(writer.catalog, listing)
         at = now()
         if not options.what & frozenset(OF_RUNS):
@@ -134,14 +137,14 @@ def _sync(
     messages = [*gone.messages, *_unlisted(named, listing), *items.messages, *fetched.messages]
     if error is not None:
         messages.append(str(error))
-    partial = committer.failures or plan.waiting or gone.refused or len(messages) > len(gone.messages)
+    is_partial = committer.failures or plan.waiting or gone.refused or len(messages) > len(gone.messages)
     report = SyncReport(
         source=source.name,
         entity=project.entity,
         project=project.name,
         started_at=started_at,
         finished_at=now(),
-        outcome="interrupted" if interrupted else "unreachable" if error else "partial" if partial else "ok",
+        outcome="interrupted" if interrupted else "unreachable" if error else "partial" if is_partial else "ok",
         runs_listed=len(listing.runs),
         runs_new=sum(w.key.storage_id in committer.changed for w in plan.new),
         runs_changed=len(committer.changed - {w.key.storage_id for w in plan.new}),
