@@ -227,6 +227,32 @@ def test_edits_at_the_source_are_found(server: Server, copy: Copy, verify: Any) 
     assert [row[:3] for row in files] == [("one", "files", "a.txt")]
 
 
+def test_runs_that_were_pushed_are_proven(server: Server, copy: Copy, verify: Any) -> None:
+    """Repeated steps, rows without any, keys no UTF-8 holds: moved rows are taken for what they say they were."""
+    runs = ["local/p/hostile", "local/p/lost2", "local/p/value", "local/p/norows"]
+    remap = ["--remap", "local/p=local/sent"]
+    pushed = call("push", *runs, "--to", server.url, *remap, root=copy.root)
+    assert pushed.code == 0, pushed
+    done, found = verify(*runs, "--against", server.url, *remap)
+    assert done.code == 0, found["against"]
+    moved = found["against"]["compared"]["rows with another step that say so"]
+    # All of `repeated` but its first row; of HOSTILE the second and third row of step 1 and the two without a step.
+    assert moved == len(repeated()) - 1 + 4
+
+
+def test_a_pushed_run_that_lost_something_is_found(server: Server, copy: Copy, verify: Any) -> None:
+    said = "mirror_origin/step"
+    rows = [row | {"_step": i} | ({said: row["_step"]} if i else {}) for i, row in enumerate(repeated())]
+    rows[13]["x"] = 99
+    del rows[17]
+    log(server, "lossy", "lost2", rows, config=json.dumps(CONFIG | {"mirror_origin": {"value": {"path": "p/lost2"}}}))
+    _, found = verify("local/p/lost2", "--against", server.url, "--remap", "local/p=local/lossy")
+    assert {row for row in listed(found["against"]) if row[1] == "history"} == {
+        ("lost2", "history", 13, 13, "x", "23", "99"),
+        ("lost2", "history", 17, 17, "", "{row}", "(nothing)"),
+    }
+
+
 def test_deletable_says_why_not(server: Server, copy: Copy, verify: Any) -> None:
     log_run(server, "mixed", "good", logged(4))
     log_run(server, "mixed", "running", logged(4), finish=False)

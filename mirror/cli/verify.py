@@ -106,12 +106,13 @@ def _against(
 ) -> list[Verdict]:
     from dataclasses import replace
 
+    from mirror.importers.origin import CONFIG_KEY
     from mirror.verify.against import Other, chosen, compare_project, connected, remapping
     from mirror.verify.deletable import verdicts
 
     moved = remapping(remap)
     with closing(connected(reader, against, workers)) as server:
-        other = Other(server, moved)
+        other = Other(server, moved, origin=CONFIG_KEY)
         rids: list[int] = []
         for held in list(chosen(reader, paths, source)):
             same = held.source == server.name and (held.entity, held.project) not in moved

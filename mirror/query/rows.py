@@ -53,7 +53,7 @@ def stretches(
     max_step: int | None = None,
     keys: Sequence[str] | None = None,
     first_row: int = 0,
-) -> Iterator[pyarrow.Table]:
+) -> Generator[pyarrow.Table, None, None]:
     """The cells (key, path_id, row, step, kind, v, j) of the same rows, in pieces of a bounded size that hold whole
     rows; pieces follow in order of row, the cells of a piece in any order. Rows before `first_row` are left out."""
     with asking(reader) as connection:

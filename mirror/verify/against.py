@@ -39,13 +39,13 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Other:
-    """The server to compare with. `remapping` says where projects went, `added` are keys of the config that an import
-    writes; `same_server` that the runs were mirrored from there."""
+    """The server to compare with. `remapping` says where projects went, `same_server` that the runs were mirrored
+    from there, `origin` is the key of the config under which an import says where a run is from."""
 
     source: WandbSource
     remapping: Mapping[Place, Place] = field(default_factory=dict)
     same_server: bool = True
-    added: frozenset[str] = frozenset()
+    origin: str = ""
 
     def place(self, entity: str, project: str) -> Place:
         return self.remapping.get((entity, project), (entity, project))
@@ -201,7 +201,7 @@ def _compare(
     stop: threading.Event,
     progress: Callable[[int], None],
 ) -> None:
-    expected = Expected(other.same_server, other.added)
+    expected = Expected(other.same_server, other.origin)
     runs: dict[RunKey, RunCompared] = {}
     wanted = []
     for row in rows:

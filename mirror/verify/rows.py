@@ -24,6 +24,9 @@ Cell = tuple[int, int, str | None]
 """Kind, the bits of `v`, `j`."""
 
 NO_STEP = -(1 << 63)
+LARGEST_SENT = 1 << 62
+"""A row with a larger step is sent with the next free one, too."""
+NAN_BITS = int(np.float64(np.nan).view(np.int64))
 _AHEAD = 32
 """How many rows of one step are looked ahead for a row that seems to be missing."""
 
@@ -39,12 +42,19 @@ class Places:
         own, named = places(table)
         shared = np.empty(len(named), np.int64)
         for i, place in enumerate(named):
-            if place not in self._codes:
-                self._codes[place] = len(self._places)
-                self._places.append(place)
-            shared[i] = self._codes[place]
+            shared[i] = self._code(place)
         found: Ints = shared[own]
         return found
+
+    def code(self, key: str) -> int:
+        """The code of a key that stands for itself."""
+        return self._code((key, 0))
+
+    def _code(self, place: tuple[str, int]) -> int:
+        if place not in self._codes:
+            self._codes[place] = len(self._places)
+            self._places.append(place)
+        return self._codes[place]
 
     def name(self, code: int) -> str:
         """The names that lead to the value; with dots between them, as keys are shown."""
@@ -109,15 +119,20 @@ class Block:
         return found
 
 
-def block_of(table: pa.Table, shared: Places, first_number: int = 0) -> Block:
+def block_of(table: pa.Table, shared: Places, first_number: int = 0, ascending: int | None = None) -> Block:
     """The rows of a table of cells (key, path_id, row, step, kind, v, j; whole rows, any order), by step; rows of one
-    step keep their order, those without a step come first. `first_number` is added to `row`."""
+    step keep their order, those without a step come first. `first_number` is added to `row`. With `ascending`, the
+    next free step, rows keep their order and have the steps they are sent with."""
     row: Ints = table.column("row").to_numpy()
     held, at = np.unique(row, return_inverse=True)
     steps = np.full(len(held), NO_STEP, np.int64)
     step = table.column("step").combine_chunks()
     known = step.is_valid().to_numpy(zero_copy_only=False)
     steps[at[known]] = step.drop_null().to_numpy()
+    if ascending is not None:
+        i = np.arange(len(steps))
+        steps = np.where((steps >= 0) & (steps <= LARGEST_SENT), steps, -1)
+        steps = i + np.maximum.accumulate(np.maximum(steps - i, ascending)) if len(steps) else steps
     order = np.argsort(steps, kind="stable")
     moved = np.empty(len(order), np.int64)
     moved[order] = np.arange(len(order))
@@ -146,9 +161,19 @@ def empty_block() -> Block:
 
 class RowsCompared:
     """Takes the rows of the other side as they come (`feed`, then `finish`) and reads those of the mirror beside them.
-    Differences go to `findings` as soon as they are certain."""
+    Differences go to `findings` as soon as they are certain.
 
-    def __init__(self, where: str, stream: str, here: Generator[pa.Table, None, None], findings: Findings) -> None:
+    With `moved`, rows were sent there under steps that ascend: a row whose step is not above the one before it has the
+    next free step, and says under this key which one it had. Then `here` comes in logged order."""
+
+    def __init__(
+        self,
+        where: str,
+        stream: str,
+        here: Generator[pa.Table, None, None],
+        findings: Findings,
+        moved: str | None = None,
+    ) -> None:
         self._where = where
         self._stream = stream
         self._findings = findings
@@ -157,6 +182,8 @@ class RowsCompared:
         self._here = empty_block()
         self._there = empty_block()
         self._came = 0
+        self._moved = moved
+        self._next_step = 0
 
     def close(self) -> None:
         """Stop reading the mirror."""
@@ -184,7 +211,10 @@ class RowsCompared:
         table = next(self._tables, None)
         if table is None:
             return False
-        self._here = self._here.followed_by(block_of(table, self._shared))
+        block = block_of(table, self._shared, ascending=self._next_step if self._moved is not None else None)
+        if len(block):
+            self._next_step = int(block.steps[-1]) + 1
+        self._here = self._here.followed_by(block)
         return True
 
     def _settle(self, *, final: bool = False) -> None:
@@ -225,7 +255,7 @@ class RowsCompared:
             elif steps_a[i] > steps_b[j]:
                 self._extra(self._there, j)
                 j += 1
-            elif self._same(a[i], b[j], counted=True):
+            elif self._same(a[i], b[j], counted=True) or self._same_moved(a[i], b[j]):
                 i, j = i + 1, j + 1
             else:
                 skip_a, skip_b = self._ahead(a, b, steps_a, steps_b, i, j)
@@ -237,7 +267,7 @@ class RowsCompared:
                     for k in range(skip_b):
                         self._extra(self._there, j + k)
                 else:
-                    self._cells(i, a[i], b[j])
+                    self._cells(i, a[i], self._moved_back(a[i], b[j]))
                     skip_a = skip_b = 1
                 i, j = i + skip_a, j + skip_b
         return i, j
@@ -253,8 +283,8 @@ class RowsCompared:
             more_b = j + d < len(b) and steps_b[j + d] == step
             if not more_a and not more_b:
                 break
-            in_a = more_a and self._same(a[i + d], b[j])
-            in_b = more_b and self._same(a[i], b[j + d])
+            in_a = more_a and (self._same(a[i + d], b[j]) or self._same(a[i + d], self._moved_back(a[i + d], b[j])))
+            in_b = more_b and (self._same(a[i], b[j + d]) or self._same(a[i], self._moved_back(a[i], b[j + d])))
             if in_a and in_b and d == 1:
                 return 2, 2
             if in_a:
@@ -275,6 +305,28 @@ class RowsCompared:
         if counted:
             self._findings.respell(len(found))
         return True
+
+    def _same_moved(self, a: dict[int, Cell], b: dict[int, Cell]) -> bool:
+        """Whether the rows are the same but for the step that one of them was sent with."""
+        back = self._moved_back(a, b)
+        if back is b or not self._same(a, back, counted=True):
+            return False
+        self._findings.count(rows_with_another_step_that_say_so=1)
+        return True
+
+    def _moved_back(self, a: dict[int, Cell], b: dict[int, Cell]) -> dict[int, Cell]:
+        """Row b with the step it had; b itself if it was not moved."""
+        if self._moved is None:
+            return b
+        step, said, left_out = (
+            self._shared.code(name) for name in ("_step", self._moved, self._moved.replace("/step", "/left_out"))
+        )
+        if said not in b and step in a:
+            return {code: cell for code, cell in b.items() if code != left_out or left_out in a} if left_out in b else b
+        back = {code: cell for code, cell in b.items() if code not in (step, said, left_out)}
+        if said in b:
+            back[step] = b[said]
+        return back or {self._shared.code(""): (EMPTY, NAN_BITS, None)}
 
     # -- what differs -------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError
-from mirror.query.rows import by_step
+from mirror.query.rows import by_step, stretches
 from mirror.records import FileEntry, Run, Stream
 from mirror.sources.protocol import (
     Cells,
@@ -44,11 +44,11 @@ FIXED = ("state", "sweep", "username", "user_name", "created_at", "fork_run_id",
 @dataclass(frozen=True)
 class Expected:
     """How far the other side can be the same. `same_server`: the runs were mirrored from it, so that everything is
-    compared; elsewhere what nobody can set is left out, more files are no difference, and `added` are the keys of the
-    config that an import writes."""
+    compared; elsewhere what nobody can set is left out, and more files are no difference. `origin` is the key of the
+    config under which an import says where a run is from and what it changed."""
 
     same_server: bool = True
-    added: frozenset[str] = frozenset()
+    origin: str = ""
 
 
 class RunCompared:
@@ -66,6 +66,7 @@ class RunCompared:
         self._over: set[Stream] = set()
         self._console = ConsoleCompared(reader, row["rid"], self.where, findings)
         self._taken = False
+        self._imported = False
         self.finished = False
 
     def take(self, step: Step) -> None:
@@ -100,10 +101,13 @@ class RunCompared:
 
     def _compared(self, stream: Stream) -> RowsCompared:
         if stream not in self._rows:
-            here = by_step(self._reader, self._row["rid"], stream, _PIECE)
+            sent = stream == "history" and self._imported
+            read = (self._reader, self._row["rid"], stream)
+            here = stretches(*read) if sent else by_step(*read, stretch_bytes=_PIECE)
             name = "history" if stream == "history" else "system metrics"
             self._found[stream] = self._findings.sheet()
-            self._rows[stream] = RowsCompared(self.where, name, here, self._found[stream])
+            moved = f"{self._expected.origin}/step" if sent else None
+            self._rows[stream] = RowsCompared(self.where, name, here, self._found[stream], moved)
         return self._rows[stream]
 
     def _feed(self, stream: Stream, rows: Sequence[str], step: Rows | None = None) -> None:
@@ -164,9 +168,13 @@ class RunCompared:
 
     def _document(self, run: Run) -> None:
         names = ATTRIBUTES + FIXED if self._expected.same_server else ATTRIBUTES
+        said = self._origin(run.config)
+        self._imported = bool(said)
         for name in names:
             here, there = plain(self._row[name]), plain(getattr(run, name))
-            if here != there:
+            if name in said and plain(said[name]) == here:
+                self._findings.count(attributes_kept_in_the_config_only=here != there)
+            elif here != there:
                 self._findings.differ(self.where, "attributes", key=name, here=as_json(here), there=as_json(there))
         self._findings.count(attributes=len(names))
         config, summary, metadata = self._documents()
@@ -189,8 +197,8 @@ class RunCompared:
             if here != there:
                 self._findings.doubt(self.where, f"{stream}: cannot be read as JSON ({e})")
             return
-        if stream == "config" and isinstance(others, dict):
-            others = {k: v for k, v in others.items() if k not in self._expected.added or k in mine}
+        if stream == "config" and self._expected.origin and isinstance(mine, dict) and isinstance(others, dict):
+            mine, others = self._without_origin(mine, others)
         count = respelled = 0
         for key, a, b, how in values.leaves(mine, others):
             count += 1
@@ -200,6 +208,28 @@ class RunCompared:
                 self._findings.differ(self.where, stream, key=key, **sides)
         self._findings.count(**{f"{stream} values": count})
         self._findings.respell(respelled)
+
+    def _origin(self, config: str | None) -> dict[str, Any]:
+        """What an import says of the run; empty where none made it."""
+        if self._expected.same_server or not self._expected.origin:
+            return {}
+        try:
+            return _value(values.read(config or "{}"), self._expected.origin) or {}
+        except (ValueError, RecursionError, AttributeError):
+            return {}
+
+    def _without_origin(self, here: dict[str, Any], there: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The configs as they were before an import wrote its key; what it moved under the key is put back."""
+        key = self._expected.origin
+        if self._expected.same_server or not isinstance(origin := _value(there, key), dict):
+            return here, there
+        there = {name: value for name, value in there.items() if name != key}
+        if key in here and _value(here, key) == origin.get("previous"):
+            here = {name: value for name, value in here.items() if name != key}
+        internal = _value(here, "_wandb")
+        if origin.get("forked_from") and isinstance(internal, dict) and "branch_point" in internal:
+            del internal["branch_point"]
+        return here, there
 
     # -- files --------------------------------------------------------------------------------------------
 
@@ -227,3 +257,9 @@ class RunCompared:
         self._findings.count(files=len(mine))
         if undigested:
             self._findings.doubt(self.where, f"files: {undigested} have no digest, only their sizes were compared")
+
+
+def _value(config: dict[str, Any], key: str) -> Any:
+    """A config's value without its wrapper; None if there is none."""
+    found = config.get(key)
+    return found["value"] if isinstance(found, dict) and "value" in found else found
