@@ -203,6 +203,42 @@ def test_killed_at_any_moment_it_is_not_done_or_can_be_finished(tmp_path: Path) 
     assert {str(p.relative_to(root)) for p in (root / "data").rglob("*.parquet*")} == known
 
 
+def test_bytes_that_no_row_names_any_more_go_and_those_of_live_lines_stay(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    fill(root)
+    k = key("keep", CANARY + "run")
+    with Writer(root) as w:
+        for text in (f"older {CANARY}", f"newer {CANARY}"):
+            w.put_files(k, [FileEntry("f", len(text), sha256=blob(root, text))])
+            w.commit()
+        w.compact(everything=True)
+        rid = w.known(k.source, k.entity, k.project)[k.storage_id].rid
+        w.put_files(
+            k,
+            [
+                FileEntry("f", 1, sha256=blob(root, f"newer {CANARY}")),
+                shared := FileEntry("s", 6, sha256=blob(root, "shared")),
+            ],
+        )
+    taken = {str(rid): f"taken {CANARY}", "99999": "another run's"}
+    for name, text in taken.items():
+        (root / "live" / name).mkdir()
+        line = json.dumps({"name": "f", "sha256": blob(root, text)}) + "\n"
+        (root / "live" / name / "files.jsonl").write_text(line)
+    with (root / "live" / "99999" / "files.jsonl").open("a") as lines:
+        lines.write(json.dumps({"name": "g", "sha256": shared.sha256}) + "\n")
+    killed = blob(root, f"a download that was killed: {CANARY}")
+    other = FileLock(root / "sessions" / "0123456789ab.lock")  # somebody writes, and may want it
+    assert other.acquire(wait=False)
+    purge(root, PATHS[1:])
+    assert (root / "blobs" / "sha256" / killed[:2] / killed).exists()
+    other.release(remove=True)
+    purge(root, PATHS[:1])
+    assert traces(root) == []
+    left = {p.read_text() for p in (root / "blobs").rglob("*") if p.is_file()}
+    assert {"another run's", "shared"} <= left
+
+
 def test_it_refuses_what_is_not_there_and_a_mirror_that_is_served(tmp_path: Path) -> None:
     root = tmp_path / "m"
     fill(root)

@@ -9,6 +9,7 @@ checksums only) before the transaction, so that the next writer finishes a purge
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from mirror.store.writer import Writer
 
 _BY_NAME = ("projects", "sync_log", "changes", "quarantine")
 """Tables whose rows name their project, whether or not they have a rid."""
+
+_SHA256 = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 Name = tuple[str, str, str]
 """Source, entity, project."""
@@ -150,7 +153,8 @@ def _purge(
                     segments.remove_readonly(layout.root / made.path)
         kept = [file for file in catalog.files() if file.path not in {old.path for old, _ in written}]
         kept += [made for _, made in written if made is not None]
-        blobs -= _blobs(layout, kept, None)
+        named = _blobs(layout, kept, None) | _named_live(layout, chosen.rids)
+        blobs = (blobs | _unnamed(layout, writer.session, named)) - named
         with held(layout.commit_lock):
             number = catalog.last_snapshot()[0] + 1
             note(layout, number, sorted(chosen.rids), sorted(blobs))
@@ -201,13 +205,22 @@ def _without(layout: Layout, writer: Writer, file: FileRow, chosen: Chosen) -> F
         "replaces": [Path(file.path).stem],
     }
     schema = coded_schema(file.table)
-    pieces = merged([layout.root / file.path], schema, segments.ORDER.get(file.table, ()), keep)
+    pieces = map(_coded_anew, merged([layout.root / file.path], schema, segments.ORDER.get(file.table, ()), keep))
     shard = int(file.path.split("/")[2])
     made = segments.write_pieces(layout, writer.new_name(), file.table, pieces, schema, said, shard=shard)
     if made.rows:
         return made
     segments.remove_readonly(layout.root / made.path)
     return None
+
+
+def _coded_anew(rows: pa.Table) -> pa.Table:
+    """The rows with dictionaries of their own: those they were read with hold the values of rows that are gone."""
+    columns = [
+        column.cast(column.type.value_type).dictionary_encode() if pa.types.is_dictionary(column.type) else column
+        for column in rows.columns
+    ]
+    return pa.table(columns, names=rows.column_names).cast(rows.schema)
 
 
 def _joined(rows: pa.Table, *columns: str) -> pa.Array:
@@ -247,6 +260,26 @@ def _blobs(layout: Layout, files: list[FileRow], rids: frozenset[int] | None) ->
             for name in columns[file.table]:
                 found |= {v for v in pc.unique(rows[name]).to_pylist() if v}
     return {v for v in found if len(v) == 64 and set(v) <= set("0123456789abcdef")}
+
+
+def _named_live(layout: Layout, without: frozenset[int]) -> set[str]:
+    """Blobs that lines name which a server took and has not written into segments yet, those of these rids left out."""
+    found: set[str] = set()
+    for path in layout.live.rglob("*"):
+        of_run = path.relative_to(layout.live).parts[0]
+        if path.is_file() and not (of_run.isdigit() and int(of_run) in without):
+            with path.open("rb") as lines:
+                for line in lines:
+                    found.update(sha256.decode() for sha256 in _SHA256.findall(line))
+    return found
+
+
+def _unnamed(layout: Layout, session: str, named: set[str]) -> set[str]:
+    """Blobs that nothing names any more: bytes of a version that was replaced, or of a download that was killed. None
+    as long as another process writes, which may be about to name some."""
+    if any(lock.stem != session for lock in layout.sessions.glob("*.lock")):
+        return set()
+    return {path.name for path in layout.blobs.glob("??/*") if len(path.name) == 64} - named
 
 
 def _size(root: Path) -> int:
