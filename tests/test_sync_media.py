@@ -16,7 +16,7 @@ import pytest
 import requests
 from liar import Answer, Request, Reset
 from serving import Server, client, serving
-from syncing import Copy, Proxy
+from syncing import MIRROR, Copy, Proxy
 
 import mirror
 from mirror.errors import QueryError, UsageError
@@ -362,6 +362,36 @@ def test_tables_are_read_by_name(whole: Copy) -> None:
         whole, "select key, step, row_count, json_array_length(fields) from tables where key = 't' order by step"
     )
     assert listed == [("t", 2 * s, 2, 4) for s in range(3)]
+
+
+def test_commands_tell_of_tables_and_bytes(whole: Copy, tmp_path: Path) -> None:
+    def said(*args: str) -> str:
+        done = subprocess.run(
+            [*MIRROR, *args, "--mirror", str(whole.root)], capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    listed = {row["name"]: row for row in json.loads(said("tables", "local/p", "--format", "json"))}
+    assert listed["table:local/p/ds:v0/tab.table.json"] | {"note": None} == {
+        "name": "table:local/p/ds:v0/tab.table.json", "rows": 5, "columns": 2, "column names": "k, v", "note": None
+    }  # fmt: skip
+    for name in listed:
+        assert ask(whole, f'select count(*) from "{name}"') == [(listed[name]["rows"],)]
+    (project,) = json.loads(said("status", "--format", "json"))["projects"]
+    assert project["bytes"] == project["bytes_held"] > 2 * len(BIG)
+    assert "of it held); the biggest" in said("show", "local/p/r1")
+
+
+def test_a_purge_takes_bytes_and_tables_along(server: Server, tmp_path: Path) -> None:
+    copy = Copy(tmp_path / "m", server.url, server.key)
+    copy.sync("local/p", "--all-bytes")
+    assert blobs(copy) and any((copy.root / "tables").rglob("*.parquet"))
+    (copy.root / "blobs" / "sha256" / "partial-0.tmp").write_bytes(BIG[:1000])
+    subprocess.run(
+        [*MIRROR, "purge", "local/p", "--yes", "--mirror", str(copy.root)], capture_output=True, timeout=120, check=True
+    )
+    left = [p for name in ("blobs", "tables") for p in (copy.root / name).rglob("*") if p.is_file()]
+    assert not left
 
 
 @pytest.mark.parametrize(

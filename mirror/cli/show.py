@@ -151,7 +151,8 @@ def _metrics(found: Mapping[str, Any]) -> Iterable[str]:
 
 def _files(found: Mapping[str, Any]) -> Iterable[str]:
     if found["count"]:
-        yield from _rows(f"Files ({found['count']:,}, {_size(found['bytes'])}); the biggest", [
+        size = f"{_size(found['bytes'])}, {_size(found['bytes_held'])} of it held"
+        yield from _rows(f"Files ({found['count']:,}, {size}); the biggest", [
             {"name": file["name"], "size": _size(file["size"])} for file in found["biggest"]
         ])  # fmt: skip
 

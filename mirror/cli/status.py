@@ -73,6 +73,10 @@ def _show(found: Status, all_: bool) -> None:
     for name, what in _REMARKS.items():
         if count := sum(p[name] for p in projects):
             click.echo(f"{_n(count, 'run')} {what}")
+    if files := sum(p["bytes"] for p in projects):
+        held = sum(p["bytes_held"] for p in projects)
+        hint = "" if held == files else "; `mirror sync` fetches more by --files, --media, --artifacts, --all-bytes"
+        click.echo(f"Files and artifacts: {size_of(held)} of {size_of(files)} are held{hint}")
     sizes = ", ".join(f"{name} {size_of(size)}" for name, size in found.on_disk.items() if name != "total")
     click.echo(f"On disk: {size_of(found.on_disk['total'])} ({sizes})")
 

@@ -91,7 +91,11 @@ def _system(cursor: duckdb.DuckDBPyConnection, reader: Reader, rid: int) -> list
 
 
 def _files(cursor: duckdb.DuckDBPyConnection, rid: int) -> dict[str, Any]:
-    total = _rows(cursor, "select count(*) as count, sum(size)::bigint as bytes from files where rid = ?", [rid])[0]
+    query = (
+        "select count(*) as count, sum(size)::bigint as bytes, "
+        "coalesce(sum(size) filter (where sha256 is not null), 0)::bigint as bytes_held from files where rid = ?"
+    )
+    total = _rows(cursor, query, [rid])[0]
     query = f"select name, size from files where rid = ? order by size desc nulls last, name limit {_BIGGEST}"
     return total | {"biggest": _rows(cursor, query, [rid])}
 

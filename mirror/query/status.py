@@ -42,6 +42,19 @@ from everything p
 left join runs r on r.source = p.source and r.entity = p.entity and r.project = p.project
 group by all order by all
 """
+_BYTES = """
+select source, entity, project, coalesce(sum(size), 0)::bigint as bytes,
+       coalesce(sum(size) filter (where sha256 is not null), 0)::bigint as bytes_held
+from (
+  select f.source, f.entity, f.project, f.size, f.sha256
+  from files f join raw.live l using (rid) where l.deleted_at is null
+  union all
+  select a.source, a.entity, a.project, e.size, e.sha256
+  from raw.artifact_entries e join raw.artifacts_live a on a.rid = e.rid and a.entries_gen = e.gen
+  where a.deleted_at is null and (e.ref is null or e.sha256 is not null)
+)
+group by all
+"""
 _LAST_SYNCS = """
 select source, entity, project, finished_at as at, outcome, message from (
   select *, row_number() over (partition by source, entity, project order by finished_at desc) as n from sync_log
@@ -102,7 +115,10 @@ def _projects(reader: Reader) -> list[dict[str, Any]]:
         if name not in last or last[name]["at"] <= checked.at:
             last[name] = {"at": checked.at, "outcome": checked.outcome, "message": checked.message}
     found = _rows(reader, _PROJECTS)
+    sizes = {(s["source"], s["entity"], s["project"]): s for s in _rows(reader, _BYTES)}
     for project in found:
+        of_files = sizes.get((project["source"], project["entity"], project["project"]), {})
+        project |= {name: of_files.get(name, 0) for name in ("bytes", "bytes_held")}
         sync = last.get((project["source"], project["entity"], project["project"]), {})
         project["last_sync"] = sync.get("at")
         project["outcome"] = sync.get("outcome")

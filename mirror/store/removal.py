@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mirror.store import segments
-from mirror.store.blobs import blob_path
+from mirror.store.blobs import blob_path, remove_partial
 from mirror.store.catalog import Catalog
 from mirror.store.disk import explained, write_durably
 from mirror.store.layout import Layout
 from mirror.store.locks import FileLock
+from mirror.store.tablefiles import table_path
 from mirror.store.views import write_database
 
 
@@ -50,6 +51,8 @@ def finish(layout: Layout, catalog: Catalog) -> None:
             (layout.sweeps / f"{rid}.jsonl").unlink(missing_ok=True)
         for sha256 in noted["blobs"]:
             blob_path(layout.blobs, sha256).unlink(missing_ok=True)
+            table_path(layout.tables, sha256).unlink(missing_ok=True)
+        remove_partial(layout.blobs)  # whosever they are: they begin anew
         for path in layout.leases.glob("*.lock"):  # they name projects; one that is needed is made again
             lock = FileLock(path)
             if lock.acquire(wait=False):
