@@ -20,6 +20,7 @@ _COMMANDS = {
     "export": ("export", "Write histories, configs, summaries, ... to files: CSV, Parquet, JSON lines."),
     "translate": ("translate", "Print a filter of wandb.Api().runs as SQL."),
     "plot": ("plot", "Plot a metric over runs, on the terminal or as a picture."),
+    "tables": ("tables", "List the W&B tables there are, and the names that SQL reads them by."),
     "query": ("query", "Run a saved query: leaderboard, learning curves, ..."),
     "changes": ("changes", "List what syncs saw change at the source."),
     "status": ("status", "Say what is mirrored, how fresh and how complete."),
