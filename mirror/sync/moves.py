@@ -37,7 +37,7 @@ def follow(catalog: Catalog, listing: Listing, is_there: Callable[[str], bool]) 
     """If a project that was never seen is one that had another name, give its runs the storage ids they have now.
 
     W&B's cloud makes storage ids of names (`Run:v1:<run>:<project>:<entity>`), so that a rename changes them. It is
-    that project if it was made at the same moment, has runs of the same ids, and there is none of the old name any more.
+    that project if it was made at the same moment, has runs of the same ids, and none has the old name any more.
     """
     project = listing.project
     if project is None or project.created_at is None or not listing.runs:
