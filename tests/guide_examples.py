@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES: dict[str, Callable[..., Any]] = {}
+EDITS: dict[str, Callable[..., Any]] = {}
 Paths = dict[str, str]
 
 
 def example(function: Callable[..., Any]) -> Callable[..., Any]:
     EXAMPLES[function.__name__] = function
+    return function
+
+
+def edit(function: Callable[..., Any]) -> Callable[..., Any]:
+    EDITS[function.__name__] = function
     return function
 
 
@@ -459,12 +465,85 @@ def from_paths(wandb: Any, paths: Paths) -> Any:
     return [type(api.from_path(path)).__name__ for path in (paths["project"], paths["short"])]
 
 
+# -- the examples that change a run: `paths["edited"]` ------------------------------------------------------------
+
+
+@edit
+def update_metrics_for_a_run_after_the_run_has_finished(wandb: Any, paths: Paths) -> None:
+    api = wandb.Api()
+    run = api.run(paths["edited"])
+    run.summary["accuracy"] = 0.9
+    run.summary.update()
+
+
+@edit
+def rename_a_metric_in_a_run(wandb: Any, paths: Paths) -> None:
+    api = wandb.Api()
+    run = api.run(paths["edited"])
+    run.summary["new_name"] = run.summary["old_name"]
+    del run.summary["old_name"]
+    run.summary.update()
+
+
+@edit
+def update_config_for_an_existing_run(wandb: Any, paths: Paths) -> None:
+    api = wandb.Api()
+    run = api.run(paths["edited"])
+    run.config["foo"] = 32
+    run.update()
+
+
+@edit
+def update_the_summary_with_a_dictionary(wandb: Any, paths: Paths) -> None:
+    api = wandb.Api()
+    run = api.run(paths["edited"])
+    run.summary.update({"key": 1, "nested": {"deep": [1.5, None]}})
+
+
+@edit
+def a_histogram_in_the_summary(wandb: Any, paths: Paths) -> None:
+    api = wandb.Api()
+    run = api.run(paths["edited"])
+    run.summary.update({"histogram": wandb.Histogram([1, 2, 2, 5], num_bins=2)})
+
+
+@edit
+def name_notes_tags_and_group(wandb: Any, paths: Paths) -> None:
+    api = wandb.Api()
+    run = api.run(paths["edited"])
+    run.name, run.notes, run.group = "a new name", "a note", "a group"
+    run.tags.append("new")
+    run.update()
+
+
+@edit
+def upload_files_to_a_finished_run(wandb: Any, paths: Paths) -> None:
+    Path("file_name.extension").write_text("the content")
+    Path("folder").mkdir(exist_ok=True)
+    Path("folder", "picture.png").write_bytes(b"not a picture")
+    api = wandb.Api()
+    run = api.run(paths["edited"])
+    run.upload_file("file_name.extension")
+    run.upload_file("folder/picture.png")
+
+
+@edit
+def delete_files_with_a_given_extension_from_a_run(wandb: Any, paths: Paths) -> None:
+    api = wandb.Api()
+    run = api.run(paths["edited"])
+    extension = ".png"
+    files = run.files()
+    for file in files:
+        if file.name.endswith(extension):
+            file.delete()
+
+
 if __name__ == "__main__":
     import wandb
 
     given = json.loads(Path(sys.argv[1]).read_text())
     results: dict[str, Any] = {}
-    for name, run_example in EXAMPLES.items():
+    for name, run_example in (EDITS if "edited" in given else EXAMPLES).items():
         try:
             results[name] = run_example(wandb, given)
         except Exception as e:

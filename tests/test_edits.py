@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import guide_examples
 import pytest
 import requests
 from commanding import call
@@ -365,6 +366,61 @@ import json, sys, wandb
 run = wandb.Api().run(sys.argv[1])
 print(json.dumps([run.config, run.summary._json_dict, run.name, run.tags, run.rawconfig["_wandb"],
                   [row["loss"] for row in run.scan_history()], [f.name for f in run.files()]]))
+"""
+
+
+class Online:
+    """This package as the guides' scripts use wandb, but for the permission to write."""
+
+    Histogram = mirror.Histogram
+
+    @staticmethod
+    def Api() -> mirror.Api:
+        return mirror.Api(online=True)
+
+
+@pytest.mark.slow
+def test_the_editing_examples_of_the_guides(
+    places: Iterator[Place], server: Server, copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every one, with the import line changed, leaves at the server what the real SDK leaves of an equal run."""
+    mine, theirs = next(places), next(places)
+    summary = {"summaryMetrics": '{"old_name":1.5,"_wandb":{"runtime":3},"x":2}', "config": '{"lr":{"value":0.1}}'}
+    for place in (mine, theirs):
+        server.upsert("p", place.name, **summary)
+    copy.sync(mine.path)
+    (tmp_path / "paths.json").write_text(json.dumps({"edited": theirs.path}))
+    failed = client(server, GUIDES, str(tmp_path / "paths.json"), guide_examples.__file__)
+    assert set(failed.values()) == {None}, failed
+    monkeypatch.setenv("MIRROR_ROOT", str(copy.root))
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", server.key)
+    monkeypatch.chdir(tmp_path)
+    for example in guide_examples.EDITS.values():
+        example(Online, {"edited": mine.path})
+    found, expected = mine.there(), theirs.there()
+    assert json.loads(found.pop("config")) == {"lr": {"value": 0.1}, "foo": {"value": 32, "desc": None}}
+    assert json.loads(expected.pop("config")) == {n: {"value": v, "desc": None} for n, v in (("lr", 0.1), ("foo", 32))}
+    assert json.loads(found["summaryMetrics"]) == {
+        "_wandb": {"runtime": 3}, "x": 2, "accuracy": 0.9, "new_name": 1.5, "key": 1, "nested": {"deep": [1.5, None]},
+        "histogram": {"_type": "histogram", "values": [3, 1], "bins": [1.0, 3.0, 5.0]},
+    }  # fmt: skip
+    for side in (found, expected):
+        side["summaryMetrics"] = json.loads(side["summaryMetrics"])
+        side["files"] = {name: file["md5"] for name, file in side["files"].items()}
+    assert found == expected and {"file_name.extension", "c.txt"} == found["files"].keys()
+    # And the mirror holds it all without another sync.
+    row = mine.here()
+    assert (row["name"], row["notes"], row["group"], row["tags"]) == ("a new name", "a note", "a group", ["a", "new"])
+    assert json.loads(row["summary"]) == found["summaryMetrics"] and json.loads(row["config"]) == {"lr": 0.1, "foo": 32}
+    assert files_of(mine) == found["files"].keys()
+
+
+GUIDES = """
+import runpy, sys
+paths, script = sys.argv[1:]
+sys.argv = [script, paths]
+runpy.run_path(script, run_name="__main__")
 """
 
 

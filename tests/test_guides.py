@@ -2,7 +2,7 @@
 
 tests/guide_examples.py holds their code. Each is run with this package, on a mirror synced from a real `mirror serve`
 or on that server's own root, and with the real SDK against that server; both must give what was logged. The examples
-that edit runs come with the importers: here they are refused.
+that edit runs are in tests/test_edits.py: here they are refused, since nobody said that a server may be asked.
 """
 
 from __future__ import annotations

@@ -37,9 +37,10 @@ class Summary(dict[str, Any]):
         self[name] = value
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Take more values, and write the whole of what was changed to the server. Raises OfflineError offline."""
+        """Take more values (none with None, as in wandb), and write everything that was changed to the server. Raises
+        OfflineError offline."""
         before = dict(self)
-        super().update(*args, **kwargs)
+        super().update(*(values for values in args if values is not None), **kwargs)
         try:
             self._write()
         except BaseException:
