@@ -14,6 +14,7 @@ import pytest
 from liar import Action, Request
 from serving import Server, client, serving
 from syncing import Copy, Proxy, proxied
+from wandb.sdk.artifacts._internal_artifact import sanitize_artifact_name
 
 from mirror.credentials import Credential
 from mirror.importers.account import Totals
@@ -48,6 +49,8 @@ with wandb.init(project="p", id="maker") as run:
     other.add_reference(logged.get_entry("n.txt").ref_url(), name="near.txt")
     run.log_artifact(other).wait()
     run.log_artifact(wandb.Artifact("void", type="other")).wait()
+    for data in ([[1]], [[1]], [[1], [2]]):
+        run.log({key: wandb.Table(columns=["c"], data=data) for key in ("tab", "t \u00fc/b")})
 with wandb.init(project="p", id="user") as run:
     run.use_artifact("net:best")
     run.use_artifact("data:latest")
@@ -148,6 +151,13 @@ def test_everything_arrives_and_what_does_not_is_said(lab: Lab, tmp_path: Path) 
             ("lost", "logged by"): (1, 1), ("lost", "used by"): (1, 1),
         }  # fmt: skip
         assert client(there, READ, "local/q") == moved(lab.logged)
+        shown = tables(lab.source, "p", "tab") | tables(lab.source, "p", "t ü/b")
+        assert len(shown) == 6
+        for name, (collection, version) in shown.items():
+            found = there.graphql("query C($i: ID!) { clientIDMapping(clientID: $i) { serverID } }", i=name)
+            query = "query A($i: ID!) { artifact(id: $i) { artifactSequence { name } versionIndex } }"
+            copy = there.graphql(query, i=found["clientIDMapping"]["serverID"])["artifact"]
+            assert (copy["artifactSequence"]["name"], copy["versionIndex"]) == (collection, version)
         again = push(lab, there)
         assert (again.done, again.skipped) == (0, len(lab.logged))
         anew = push(lab, there, incremental=False)
@@ -173,6 +183,16 @@ def test_what_is_cut_short_goes_on_and_makes_nothing_twice(lab: Lab, tmp_path: P
         assert not totals.failures and not totals.errors, totals
         assert {"createArtifact", "createArtifactManifest", "createArtifactFiles", "commitArtifact", "PUT"} <= set(seen)
         assert client(there, READ, "local/q") == moved(lab.logged)
+
+
+def tables(server: Server, project: str, key: str) -> dict[str, tuple[str, int]]:
+    """How the rows of the run name the tables they show -> the collection, and which version these are."""
+    query = f'query Q {{ project(name: "{project}") {{ run(name: "maker") {{ history(samples: 100) }} }} }}'
+    rows = [json.loads(line) for line in server.graphql(query)["project"]["run"]["history"]]
+    cells = [row[key] for row in rows if key in row]
+    assert [cell["nrows"] for cell in cells] == [1, 1, 2]
+    collection = sanitize_artifact_name(f"run-maker-{key}")
+    return {cell["artifact_path"].split("/")[2]: (collection, cell["nrows"] - 1) for cell in cells}
 
 
 def operation(request: Request) -> str:

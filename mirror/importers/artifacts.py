@@ -20,7 +20,7 @@ from mirror.importers.account import Account, Totals
 from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace
 from mirror.importers.run import Destination
-from mirror.importers.versions import MirroredArtifact, entries_of, versions_of
+from mirror.importers.versions import MirroredArtifact, TableIds, entries_of, versions_of
 from mirror.query.sql import asking
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry
 from mirror.store.blobs import blob_path
@@ -50,6 +50,7 @@ class _Place:
     """A project at the destination: its versions by collection and digest, its runs, its collections."""
 
     namespace: Namespace
+    tables: TableIds | None = None
     collections: dict[str, ArtifactCollection] = field(default_factory=dict)
     versions: dict[str, dict[str, Artifact]] = field(default_factory=dict)
 
@@ -83,6 +84,8 @@ def push_artifacts(
     held = list(versions_of(reader, source, here, collections))
     at = _look(there, place, {m.artifact.collection for m in held})
     runs = _runs_there(there, held, run_name)
+    if there.client.source != source:  # a server has each id once
+        at.tables = TableIds(reader, source, here)
     copies: dict[str, str] = {}
     for mirrored in held:
         found = at.find(mirrored.artifact)
@@ -129,7 +132,7 @@ def _push(
     logged_by = _logged_by(mirrored.artifact, at.namespace, runs, account)
     found = at.find(wanted)
     if found is None:
-        storage_id = _make(reader, mirrored, wanted, entries, there, logged_by, sent)
+        storage_id = _make(reader, mirrored, wanted, entries, there, at, logged_by, sent)
         account.counts["bytes"] += sum(e.size or 0 for e in entries if e.ref is None)
         found = _shown(there, wanted, storage_id)
     copies[mirrored.artifact.key.storage_id] = found.key.storage_id
@@ -157,6 +160,7 @@ def _make(
     wanted: Artifact,
     entries: Sequence[ArtifactEntry],
     there: Destination,
+    at: _Place,
     run_id: str | None,
     sent: Callable[[int], None],
 ) -> str:
@@ -174,18 +178,18 @@ def _make(
         return blob_path(blobs, entry.sha256)
 
     client, key = there.client, mirrored.artifact.key
-    draft = create_artifact(
-        client,
-        wanted,
-        run_id=run_id,
-        own_id=client_id(key.source, key.storage_id, client.source, wanted.key.entity, wanted.key.project),
-        sequence_id=client_id(key.source, key.entity, key.project, wanted.collection, client.source),
-        patience=there.patience,
-    )
+    place = (client.source, wanted.key.entity, wanted.key.project, wanted.collection)
+    ids = at.tables.of(wanted) if at.tables else []
+    if not ids:
+        own, sequence = (key.source, key.storage_id), (key.source, key.entity, key.project)
+        ids = [(client_id(*own, *place), client_id(*sequence, *place))]
+    draft = create_artifact(client, wanted, run_id=run_id, ids=ids[0], patience=there.patience)
     if not draft.committed:
         upload_artifact(
             client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience, sent=sent
         )
+    for more in ids[1:]:  # one that is there is known under these, too
+        create_artifact(client, wanted, run_id=run_id, ids=more, patience=there.patience)
     return draft.storage_id
 
 

@@ -41,9 +41,10 @@ def client_id(*names: str) -> str:
 
 
 def create_artifact(
-    client: Client, artifact: Artifact, *, run_id: str | None, own_id: str, sequence_id: str, patience: Patience = LONG
+    client: Client, artifact: Artifact, *, run_id: str | None, ids: tuple[str, str], patience: Patience = LONG
 ) -> Draft:
-    """Begin a version of `artifact.collection` in the project of its key, logged by a run there or by none."""
+    """Begin a version of `artifact.collection` in the project of its key, logged by a run there or by none. `ids` are
+    the client's for it and for its collection."""
     where = artifact.key
     given: dict[str, tuple[str, Any]] = {
         "entityName": ("String!", where.entity),
@@ -60,8 +61,8 @@ def create_artifact(
         "historyStep": ("Int64", artifact.history_step),
         "ttlDurationSeconds": ("Int64", _NEVER_EXPIRES if artifact.ttl_seconds == 0 else artifact.ttl_seconds),
         "enableDigestDeduplication": ("Boolean", True),
-        "clientID": ("ID!", own_id),
-        "sequenceClientID": ("ID!", sequence_id),
+        "clientID": ("ID!", ids[0]),
+        "sequenceClientID": ("ID!", ids[1] or None),
     }
     made = mutate(client, "createArtifact", given, "artifact { id state }", patience=patience).get("artifact") or {}
     if not isinstance(made.get("id"), str):
