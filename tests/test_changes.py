@@ -12,7 +12,6 @@ from artifact_wire import Logging, versions
 from commanding import call, ok
 from serving import Server, client, serving
 from syncing import Copy, Proxy, log_run, logged, operation_of, same
-from test_sync_changes import delete
 
 from mirror.records import Project
 from mirror.store import LOCAL_SOURCE, Reader, Writer
@@ -287,6 +286,8 @@ def test_a_project_is_renamed_and_another_one_deleted(server: Server, proxy: Pro
     assert copy.sql(gone) == [("doomed",), ("old-name",)]
     assert ("project", "deleted", "doomed") in seen(copy, "kind", "change", "name")
     assert copy.runs("doomed")["r0"]["deleted_at"] is None  # its runs stay as they were
+    (line,) = (line for line in ok("status", root=copy.root).splitlines() if "local/doomed" in line)
+    assert line.rstrip().endswith("deleted at the source")
     log_run(server, "doomed", "r9", logged(5))
     copy.sync("local", ok=None)
     assert copy.sql(gone) == [("old-name",)]
@@ -347,15 +348,29 @@ def test_what_cannot_be_reached_is_not_deleted(server: Server, proxy: Proxy, cop
     assert copy.sql("select count(*) from changes where change = 'deleted'") == [(0,)]
 
 
-def test_delete_is_a_real_mutation(server: Server, copy: Copy) -> None:
-    """Items, too: an artifact's edits are listed by field."""
-    for i in range(11):
-        log_run(server, "gone", f"r{i:02}", logged(2))
-    copy.sync("local/gone")
-    delete(server, "gone", "r03")
-    copy.sync("local/gone")
-    copy.sync("local/gone")
-    assert seen(copy, "kind", "name", "change", "field") == {("run", "r03", "deleted", None)}
+def test_edits_of_artifacts_are_listed_by_field(server: Server, copy: Copy) -> None:
+    artifact = Logging(server, "edited-art", {"a.txt": b"a"}).all()["id"]
+    for i in range(10):
+        Logging(server, f"more{i}", {"a.txt": b"a"}).all()
+    copy.sync("local/p")
+    new = set(copy.sql("select kind, name from changes where change = 'new'"))
+    assert {("project", "p"), ("artifact", "edited-art:v0"), ("collection", "edited-art")} <= new
+    server.graphql(
+        'mutation($id: ID!) { updateArtifact(input: {artifactID: $id, description: "better"}) { artifact { id } } }',
+        id=artifact,
+    )
+    copy.sync("local/p")
+    assert seen(copy, "kind", "name", "change", "field", "before", "after") == {
+        ("artifact", "edited-art:v0", "edited", "description", None, "better")
+    }
+    server.graphql(
+        "mutation($id: ID!) { deleteArtifact(input: {artifactID: $id, deleteAliases: true}) { artifact { id } } }",
+        id=artifact,
+    )
+    copy.sync("local/p")
+    copy.sync("local/p")
+    gone = seen(copy, "kind", "name", "change") - {("artifact", "edited-art:v0", "edited")}
+    assert ("artifact", "edited-art:v0", "deleted") in gone and {change for _, _, change in gone} == {"deleted"}
 
 
 def test_uses_that_were_declared_here_outlive_a_sync(server: Server, copy: Copy) -> None:

@@ -90,7 +90,7 @@ _REMARKS = {
 
 def _project(p: dict[str, Any]) -> list[Any]:
     last = _time(p["last_sync"]) if p["last_sync"] else "never"
-    outcome = p["outcome"] or ""
+    outcome = "deleted at the source" if p["deleted_at"] else p["outcome"] or ""
     name = f"{p['entity']}/{p['project']}"
     return [p["source"], name, p["runs"], p["running"], p["incomplete"], p["deleted"], p["history_rows"], last, outcome]
 

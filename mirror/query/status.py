@@ -37,8 +37,10 @@ select
     and r.state not in ('running', 'pending', 'preempting')) as short_logs,
   coalesce(sum(r.history_rows), 0)::bigint as history_rows,
   coalesce(sum(r.system_rows), 0)::bigint as system_rows,
-  max(r.mirrored_at) as last_change
+  max(r.mirrored_at) as last_change,
+  any_value(d.deleted_at) as deleted_at
 from everything p
+left join projects d on d.source = p.source and d.entity = p.entity and d.project = p.project
 left join runs r on r.source = p.source and r.entity = p.entity and r.project = p.project
 group by all order by all
 """

@@ -112,7 +112,9 @@ class Changes:
         if held is None:
             return
         before, after = held.history, self._writer.state(key, "history")
-        if after.gen != before.gen or (before.pending and not after.pending):
+        if after.pending:  # it could not be read to its end: told of when it is
+            return
+        if after.gen != before.gen or before.pending:
             if before.rows:
                 self._files.pop(held.rid, None)
                 shorter = not before.pending and _end(after) < _end(before)
