@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from serving import Server
 from syncing import MIRROR, Copy, log_run, proxied
 from wandb.proto import wandb_internal_pb2 as pb
 
-from mirror.store import Reader
+from mirror.store import Reader, Writer
+from mirror.store.versions import run_of
 
 
 def values(n: int, start: int = 0) -> list[dict[str, Any]]:
@@ -311,6 +313,37 @@ def test_purge_takes_the_copy_along(case: Case) -> None:
     )  # fmt: skip
     assert case.copy.sql("select count(*) from raw.runs") == case.copy.sql("select count(*) from raw.history") == [(0,)]
     assert not [p for p in case.copy.root.rglob("*") if p.is_file() and b"sesame-oil" in p.read_bytes()]
+
+
+def test_a_log_is_shown_by_itself_once_the_server_s_run_is_deleted(case: Case) -> None:
+    case.write(logged(values(20)))
+    case.post(values(20))
+    other = Case(case.server, case.folder.parent, f"{case.name}x", case.server.url)
+    other.project = case.project
+    other.post(values(3))
+    case.copy.sync(f"local/{case.project}")
+    case.sync_folder()
+    assert len(case.shown()) == 1
+    query = "mutation D($id: ID!) { deleteRun(input: {id: $id}) { clientMutationId } }"
+    case.server.graphql(query, id=case.only()["storage_id"])
+    for _ in range(2):
+        case.copy.sync(f"local/{case.project}", "--accept-deletions")
+    shown = {run["source"]: run["deleted_at"] is None for run in case.shown()}
+    assert shown == {case.source: False, "offline": True}
+
+
+def test_a_run_that_moved_to_another_project_stays_merged(case: Case) -> None:
+    case.write(logged(values(30)))
+    case.post(values(20))
+    sync_both(case, "server")
+    with Reader(case.copy.root) as reader:
+        cursor = reader.connect().execute("select * from raw.runs_live")
+        held = run_of(dict(zip([d[0] for d in cursor.description], cursor.fetchone() or (), strict=True)))
+    with Writer(case.copy.root) as writer:  # what a sync that sees the run moved does
+        writer.put_run(replace(held, key=replace(held.key, project="elsewhere")))
+    case.write(logged(values(31)))
+    case.sync_folder()
+    assert case.only()["project"] == "elsewhere" and case.only()["history_rows"] == 31
 
 
 def test_of_several_servers_somebody_has_to_say_which_one(case: Case, server: Server) -> None:

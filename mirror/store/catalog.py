@@ -246,6 +246,10 @@ class Catalog:
         query = f"select {self._IDENTITY} from runs where source = ? and entity = ? and project = ?"
         return [self._identity(r) for r in self.db.execute(query, [source, entity, project])]
 
+    def identities(self, rids: Sequence[int]) -> list[Identity]:
+        query = f"select {self._IDENTITY} from runs where rid in (select value from json_each(?))"
+        return [self._identity(r) for r in self.db.execute(query, [json.dumps(rids)])]
+
     def known(self, source: str, entity: str, project: str) -> dict[str, Known]:
         """Every run held of a project, by storage id: what a plan is made from."""
         identities = self.project_runs(source, entity, project)

@@ -74,25 +74,32 @@ class Held:
 
 
 def candidates(catalog: Catalog, logs: str, source: str, entity: str, project: str) -> list[tuple[Held, list[Held]]]:
-    """Runs of the source `logs` with those of other sources that have the same project and run id; all of a project of
-    `logs`, or those that concern a project of another source."""
-    mine = "select rid, project, run_id from runs where source = ? and entity = ? and project = ?"
-    if source != logs:
-        mine = (
-            "select distinct l.rid, l.project, l.run_id from runs s join runs l on l.project = s.project "
-            "and l.run_id = s.run_id and l.source = ? and l.gen > 0 where s.source = ? and s.entity = ? "
-            "and s.project = ?"
-        )
-    query = (
-        f"select m.rid, s.rid from ({mine}) m join runs s on s.project = m.project and s.run_id = m.run_id "
-        "where s.source <> ? and s.gen > 0 and s.deleted_at is null order by 1, 2"
-    )
-    given = [source, entity, project, logs]
+    """Runs of the source `logs` with those that they may be copies of: runs of other sources with the same project and
+    run id, and what they are shown under now, wherever it was moved. All of a project of `logs`, or those that concern
+    a project of another source; those without any only if they were shown under one."""
     if not catalog.db.execute("select 1 from runs where source = ? limit 1", [logs]).fetchone():
         return []
+    # A plus keeps SQLite from the index by source: it would look through all runs of one for each of the other.
+    of_project = "source = :source and entity = :entity and project = :project"
+    mine = f"select rid from runs where {of_project}"
+    if source != logs:
+        theirs = f"(select rid, project, run_id from runs where {of_project}) t"
+        mine = (
+            f"select l.rid from {theirs} join runs l on l.project = t.project and l.run_id = t.run_id "
+            f"where +l.source = :logs union select l.rid from {theirs} join runs l on l.merged_into = t.rid"
+        )
+    there = "s.gen > 0 and s.deleted_at is null"
+    query = (
+        f"with m as (select rid, project, run_id, merged_into from runs where rid in ({mine}) and gen > 0) "
+        "select m.rid, s.rid from m join runs s on s.project = m.project and s.run_id = m.run_id "
+        f"where +s.source <> :logs and {there} "
+        f"union select m.rid, s.rid from m join runs s on s.rid = m.merged_into where {there} "
+        "union select rid, null from m where merged_into is not null order by 1, 2"
+    )
     of: dict[int, list[int]] = {}
-    for log, other in catalog.db.execute(query, given if source == logs else [logs, *given]):
-        of.setdefault(log, []).append(other)
+    given = {"logs": logs, "source": source, "entity": entity, "project": project}
+    for log, other in catalog.db.execute(query, given):
+        of.setdefault(log, []).extend([other] if other is not None else [])
     held = _held(catalog, sorted({*of, *(rid for others in of.values() for rid in others)}))
     return [(held[log], [held[rid] for rid in others]) for log, others in of.items()]
 
@@ -100,12 +107,9 @@ def candidates(catalog: Catalog, logs: str, source: str, entity: str, project: s
 def _held(catalog: Catalog, rids: Sequence[int]) -> dict[int, Held]:
     states = catalog.streams(rids)
     found = {}
-    for rid in rids:
-        source, storage_id = catalog.db.execute("select source, storage_id from runs where rid = ?", [rid]).fetchone()
-        identity = catalog.find(source, storage_id)
-        assert identity is not None
-        streams = {s: live for s in STREAM_TABLE if (live := states.get((rid, s), {}).get(True))}
-        found[rid] = Held(identity, streams)
+    for identity in catalog.identities(rids):
+        streams = {s: live for s in STREAM_TABLE if (live := states.get((identity.rid, s), {}).get(True))}
+        found[identity.rid] = Held(identity, streams)
     return found
 
 
