@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 from artifact_wire import Logging, versions
@@ -13,7 +14,8 @@ from commanding import call, ok
 from serving import Server, client, serving
 from syncing import Copy, Proxy, log_run, logged, operation_of, same
 
-from mirror.records import Project
+from mirror.records import Fetched, Project, Run
+from mirror.server.history.keys import KeyCatalogue
 from mirror.store import LOCAL_SOURCE, Reader, Writer
 from mirror.store.versions import run_of
 
@@ -56,11 +58,15 @@ def behind(server: Server, *purged: str) -> Iterator[Writer]:
 
 def move(writer: Writer, project: str, run_id: str, to: str) -> None:
     """Give a run another project, as "Move" in W&B's workspace does: it keeps its storage id."""
+    run = held_run(writer, project, run_id)
+    writer.put_run(replace(run, key=replace(run.key, project=to)))
+
+
+def held_run(writer: Writer, project: str, run_id: str) -> Run:
     held = next(k for k in writer.known(local(writer), "local", project).values() if k.run_id == run_id)
     with Reader(writer.layout.root) as reader:
         cursor = reader.connect().execute("select * from raw.runs_live where rid = ?", [held.rid])
-        row = dict(zip([d[0] for d in cursor.description], cursor.fetchone() or (), strict=True))
-    writer.put_run(replace(run_of(row), key=replace(held.key, project=to)))
+        return run_of(dict(zip([d[0] for d in cursor.description], cursor.fetchone() or (), strict=True)))
 
 
 def local(writer: Writer) -> str:
@@ -171,6 +177,34 @@ def test_all_that_changed_behind_the_back_is_there_after_the_next_sync(
     count = copy.sql("select count(*) from changes")
     copy.sync("local/behind", "local/elsewhere")
     assert copy.sql("select count(*) from changes") == count  # nothing happened, nothing is said
+
+
+def test_another_past_of_the_same_length_with_the_same_end(server: Server, proxy: Proxy, copy: Copy) -> None:
+    """Neither the number of rows nor the last one tells; the server's catalogue of keys does, at no request."""
+    rows = logged(30)
+    for name in ("r", "untouched"):
+        log_run(server, "past", name, rows)
+    copy.sync("local/past")
+    other = [row | {"late": 1} if 10 <= row["_step"] < 20 else row for row in rows]
+    catalogue = KeyCatalogue()
+    for row in other:
+        catalogue.add(json.dumps(row))
+    with behind(server) as writer:
+        run = held_run(writer, "past", "r")
+        writer.begin(run.key, "history")
+        writer.append(run.key, "history", [json.dumps(row) for row in other])
+        writer.publish(run.key, "history", Fetched("history", "serve", got=30, total=30))
+        writer.put_run(replace(run, history_keys=catalogue.text(), updated_at=datetime.now(timezone.utc)))
+    proxy.reset()
+    copy.sync("local/past")
+    same(copy.rows("past", "r"), other)
+    same(copy.rows("past", "untouched"), rows)
+    assert seen(copy, "name", "change", "field", "before", "after") == {("r", "rewritten", "history", "30", "30")}
+    proxy.reset()
+    copy.sync("local/past", "--full")
+    assert proxy.operations["RunRows"] <= 2  # the last rows of both, not all of them
+    ((gen,),) = copy.sql("select history_gen from raw.live where run_id = 'r'")
+    assert gen == 2
 
 
 def test_changes_are_listed_and_chosen(server: Server, copy: Copy) -> None:
