@@ -26,6 +26,7 @@ _COMMANDS = {
     "status": ("status", "Say what is mirrored, how fresh and how complete."),
     "push": ("push", "Send mirrored runs to another W&B server, and see that they arrived."),
     "files": ("files", "List files of a run; delete some of them at its server."),
+    "import": ("import_", "Import experiments into a W&B server, from another one or from MLflow."),
     "serve": ("serve", "Serve the mirror to W&B's SDK: unchanged scripts read from it and log into it."),
     "demo": ("demo", "Show everything in a minute, on this machine alone."),
     "compact": ("compact", "Merge many small files into few large ones."),

@@ -23,6 +23,7 @@ from mirror.cli.options import root_option, source_option
     metavar="TEXT",
     help="Put TEXT behind ids of runs that were deleted there: a server never takes such an id again.",
 )
+@click.option("--what", "whats", multiple=True, metavar="KINDS", help="Send only these: runs,artifacts,reports.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent where; writes nothing.")
 @click.option("--rehearse", is_flag=True, help="Send to a server started for it, and say what would not be kept.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -38,6 +39,7 @@ def command(
     workers: int,
     again: bool,
     deleted_suffix: str | None,
+    whats: tuple[str, ...],
     dry_run: bool,
     rehearse: bool,
     quiet: bool,
@@ -51,6 +53,8 @@ def command(
     take (when a run was made, and by whom) is kept in the config under `mirror_origin`, and whatever is not the same
     there is listed. Projects that are missing there are made.
 
+    Of whole projects the artifacts are sent, too, in the order of their versions.
+
     Each run that is there is noted in `run_successes.jsonl` in the mirror's folder and left out next time, until it
     changes; what fails is noted in `run_failures.jsonl`, and the exit code is 1. A push that was interrupted goes on
     where it stopped when the same command is run again.
@@ -62,9 +66,10 @@ def command(
       mirror push my-team/my-project --rehearse           what would be kept, changed or lost
       mirror push my-team/my-project --to https://wandb.example.org --dry-run
     """
-    from mirror.cli.sending import Sending
+    from mirror.cli.sending import Sending, chosen_kinds
+    from mirror.paths import parse
 
-    sending = Sending(
-        root, paths, source, filter_, remap, workers, again, deleted_suffix, quiet, ctx.ensure_object(threading.Event)
-    )
+    whole = filter_ is None and all(parse(path).run_id is None for path in paths)
+    kinds, stop = chosen_kinds(whats, whole), ctx.ensure_object(threading.Event)
+    sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, quiet, stop)
     ctx.exit(sending.send(to, dry_run=dry_run, rehearse=rehearse))

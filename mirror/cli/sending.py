@@ -19,7 +19,7 @@ from mirror.cli.sync import _stopping as stopping
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
-    from mirror.importers.account import Totals
+    from mirror.importers.everything import Everything
     from mirror.importers.push import PushOptions, PushProgress
     from mirror.importers.run import Destination
     from mirror.store import Reader
@@ -39,6 +39,7 @@ class Sending:
     workers: int
     again: bool
     deleted_suffix: str | None
+    kinds: Sequence[str]
     quiet: bool
     stop: threading.Event
 
@@ -74,8 +75,9 @@ class Sending:
     def _send(
         self, reader: Reader, rids: Sequence[int], to: str, key: str | None, ledger: Path, *, dry_run: bool
     ) -> int:
+        from mirror.importers.everything import KINDS, push_everything
         from mirror.importers.places import remapping
-        from mirror.importers.push import PushOptions, push_runs
+        from mirror.importers.push import PushOptions
         from mirror.importers.server import opened
 
         options = PushOptions(self.workers, not self.again, remapping(self.remap), ledger=ledger)
@@ -83,9 +85,11 @@ class Sending:
             if dry_run:
                 return _show_plan(reader, rids, there, options)
             with stopping(self.stop), _bars(self.quiet) as progress:
-                totals = push_runs(reader, rids, there, options, progress=progress, stop=self.stop)
-        show_totals(totals, to, quiet=self.quiet)
-        return int(not totals.ok)
+                done = push_everything(
+                    reader, rids, there, options, kinds=self.kinds or KINDS, progress=progress, stop=self.stop
+                )
+        show(done, to, quiet=self.quiet)
+        return int(not done.ok)
 
     def _say(self, text: str) -> None:
         if not self.quiet:
@@ -128,24 +132,31 @@ def _show_plan(reader: Reader, rids: Sequence[int], there: Destination, options:
     return 0
 
 
-def show_totals(totals: Totals, to: str, *, quiet: bool) -> None:
-    """What became of the runs: errors on stderr, what is not the same there as a table on stdout."""
-    for account in totals.failures:
+def show(done: Everything, to: str, *, quiet: bool) -> None:
+    """What became of everything: errors on stderr, what is not the same there as tables on stdout."""
+    for account in done.failures:
         _error(f"{account.path}: {account.error}")
-    for message in totals.errors:
+    for message in done.errors:
         _error(message)
-    if quiet:
-        return
-    counts = totals.counts
-    there = f", {totals.skipped:,} there already" if totals.skipped else ""
-    failed = f", {len(totals.failures):,} failed" if totals.failures else ""
-    click.echo(
-        f"{totals.done:,} runs sent to {safe(to)}{there}{failed}: {counts['history']:,} rows, "
-        f"{counts['system']:,} system metrics, {counts['console']:,} console lines, {counts['files']:,} files"
-    )
-    if totals.notes:
-        rows = [[kind, what, *numbers] for (kind, what), numbers in sorted(totals.notes.items())]
-        table(["not the same", "what", "runs", "number", "for example"], rows)
+    for kind, totals in done.kinds.items() if not quiet else ():
+        there = f", {totals.skipped:,} there already" if totals.skipped else ""
+        failed = f", {len(totals.failures):,} failed" if totals.failures else ""
+        counts = "".join(f"{', ' if i else ': '}{n:,} {what}" for i, (what, n) in enumerate(totals.counts.items()))
+        click.echo(safe(f"{totals.done:,} {kind} sent to {to}{there}{failed}{counts}"))
+        if totals.notes:
+            rows = [[change, what, *numbers] for (change, what), numbers in sorted(totals.notes.items())]
+            table(["not the same", "what", kind, "number", "for example"], rows)
+
+
+def chosen_kinds(whats: Sequence[str], whole: bool) -> tuple[str, ...]:
+    """What `--what` says; without it everything of whole projects, and of single runs the runs alone."""
+    from mirror.importers.everything import KINDS
+
+    named = [what.strip() for text in whats for what in text.split(",") if what.strip()]
+    for what in named:
+        if what not in KINDS:
+            raise UsageError(f"`{what}` is nothing that can be sent: use {', '.join(KINDS)}")
+    return tuple(named) or (KINDS if whole else ("runs",))
 
 
 def _error(message: str) -> None:

@@ -57,6 +57,8 @@ class Totals:
     notes: dict[tuple[Kind, str], tuple[int, int, str]] = field(default_factory=dict)
     failures: list[Account] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    renamed: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    """(entity, project, run id) of runs that are called otherwise there -> their ids there."""
 
     @property
     def ok(self) -> bool:
@@ -75,3 +77,15 @@ class Totals:
             about = [note for note in account.notes if (note.kind, note.what) == pair]
             runs, things, example = self.notes.get(pair, (0, 0, about[0].detail))
             self.notes[pair] = runs + 1, things + sum(note.count for note in about), example
+
+    def merge(self, other: Totals) -> None:
+        """Add what other totals hold."""
+        self.done += other.done
+        self.skipped += other.skipped
+        self.counts.update(other.counts)
+        self.failures += other.failures
+        self.errors += other.errors
+        self.renamed |= other.renamed
+        for pair, (runs, things, example) in other.notes.items():
+            held = self.notes.get(pair, (0, 0, example))
+            self.notes[pair] = held[0] + runs, held[1] + things, held[2]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import MirrorError, UsageError
 from mirror.importers.account import Account, Totals
 from mirror.importers.ledger import Ledger
+from mirror.importers.outgoing import history_of
 from mirror.importers.places import Namespace, Remapping
 from mirror.importers.run import VERSIONS, Destination, MirroredRun, mirrored_run, push_run
 from mirror.importers.sweeps import copy_sweeps
@@ -82,12 +83,19 @@ def push_runs(
     stop = stop or there.client.transport.budget.stop
     ledger = Ledger(options.ledger or reader.layout.root, "run")
     totals = Totals()
+
+    def note_name(p: Planned, name: str) -> None:
+        row = p.run.row
+        if name != row["run_id"]:
+            totals.renamed[row["entity"], row["project"], row["run_id"]] = name
+
     planned = plan(reader, rids, there, options, ledger)
     waiting = [p for p in planned if not p.done]
     progress.planned(len(waiting), sum(p.run.row["history_rows"] for p in waiting))
     for p in planned:
         if p.done:
             totals.add(Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint(), skipped=True))
+            note_name(p, p.name)
     copies, errors = copy_sweeps(
         reader, there.client, {(p.run.row["source"], p.run.namespace): p.place for p in waiting}
     )
@@ -126,6 +134,7 @@ def push_runs(
             namespace=p.place.path,
         )
         totals.add(account)
+        note_name(p, account.destination.rpartition("/")[2])
         progress.ended(account)
 
     try:
@@ -164,7 +173,7 @@ def plan(
         held = held_runs(there.client, place.entity, place.project, [p.name for p in sent])
         for p in sent:
             copy, row = held[p.name], p.run.row
-            if copy and copy.history == row["history_rows"] and copy.system == row["system_rows"]:
+            if copy and copy.history == history_of(reader, row)[1] and copy.system == row["system_rows"]:
                 done.add(p.run.rid)
     return [replace(p, done=p.run.rid in done) for p in found]
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -41,12 +42,13 @@ def push_reports(
     *,
     run_name: Callable[[RunName], RunName] = lambda run: run,
     incremental: bool = True,
+    ledger_folder: Path | None = None,
     ended: Callable[[Account], None] = lambda account: None,
 ) -> Totals:
     """Send the reports of a mirrored project to `places[here]`. `places` says where all projects went that reports may
     show; others stay what they are. A report is known again by the name its server gave it."""
     totals = Totals()
-    ledger = Ledger(reader.layout.root, "report")
+    ledger = Ledger(ledger_folder or reader.layout.root, "report")
     place = places[here]
     held = _reports(reader, source, here)
     rewrite = Rewriting(source, there.client.pages, places, _runs_there(reader, source, there, places, run_name, held))

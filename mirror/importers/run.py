@@ -13,6 +13,7 @@ from mirror.importers.account import Account
 from mirror.importers.files import RunFiles
 from mirror.importers.lines import RunLines
 from mirror.importers.origin import CONFIG_KEY, origin_of, with_origin
+from mirror.importers.outgoing import Lines, config_of, gathered, history_of
 from mirror.importers.places import Namespace
 from mirror.query.origin import git, metadata
 from mirror.query.sql import asking
@@ -129,13 +130,13 @@ def _push(
     files = RunFiles(reader, run.rid, row["metadata"])
     uploaded = files.send(client, key, listed, account, there.patience)
 
-    history, system = RunLines(reader, run.rid, "history"), RunLines(reader, run.rid, "system")
+    (history, rows), system = history_of(reader, row), RunLines(reader, run.rid, "system")
     offsets = (held.history, held.system) if held else (0, 0)
     stream = FileStream(
         client.transport, entity, project, run_id, {"history": offsets[0], "system": offsets[1], "logs": 0},
         patience=there.patience,
     )  # fmt: skip
-    for lines in _following(history, held, row["history_rows"], account.destination):
+    for lines in _following(history, held, rows, account.destination):
         stream.write("history", lines)
         sent(len(lines))
     if row["system_rows"] < offsets[1]:
@@ -148,8 +149,8 @@ def _push(
     if uploaded:
         stream.uploaded(uploaded)
     _end(stream, row, account)
-    _notes(run, there, account, history, system)
-    _check(client, key, row, files, account)
+    _notes(reader, run, there, account, history, system)
+    _check(client, key, row, rows, files, account)
 
 
 # -- making it ------------------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def _upserted(
             entity=place.entity,
             project=place.project,
             run_id=run_id,
-            config=with_origin(row["config_raw"], row, replaced),
+            config=with_origin(config_of(row), row, replaced, run.fingerprint() if gathered(row) else None),
             **fields,
             **{name: _BEYOND_BMP.sub("\ufffd", text) if name in replaced else text for name, text in texts.items()},
         )
@@ -219,6 +220,11 @@ def _check_same(held: HeldRun | None, run: MirroredRun, path: str) -> None:
             f"`{path}` is a copy of `{origin.get('path')}` from `{origin.get('source')}`, not of `{run.path}`: "
             "send the project somewhere else (--remap), or delete the run there"
         )
+    if held and held.history and gathered(run.row) and origin.get("version") != run.fingerprint():
+        raise Diverged(
+            f"`{run.path}` has changed since it was sent to `{path}`, and points may have come before those that are "
+            "there: delete it there (and send it with --deleted-suffix), or send the project somewhere else (--remap)"
+        )
 
 
 def _sweep(run: MirroredRun, there: Destination, account: Account) -> str | None:
@@ -236,7 +242,7 @@ def _sweep(run: MirroredRun, there: Destination, account: Account) -> str | None
 # -- its streams ----------------------------------------------------------------------------------------------
 
 
-def _following(lines: RunLines, held: HeldRun | None, rows: int, path: str) -> Iterator[list[str]]:
+def _following(lines: Lines, held: HeldRun | None, rows: int, path: str) -> Iterator[list[str]]:
     """The lines of history that the destination lacks. Raises Diverged if its last one is another than ours."""
     count = held.history if held else 0
     if count > rows:
@@ -327,7 +333,9 @@ def _end(stream: FileStream, row: Mapping[str, Any], account: Account) -> None:
 # -- the account ----------------------------------------------------------------------------------------------
 
 
-def _notes(run: MirroredRun, there: Destination, account: Account, history: RunLines, system: RunLines) -> None:
+def _notes(
+    reader: Reader, run: MirroredRun, there: Destination, account: Account, history: Lines, system: Lines
+) -> None:
     row = run.row
     if row["created_at"]:
         account.changed("created", f"it was made at {row['created_at']:%Y-%m-%d %H:%M:%S} UTC")
@@ -341,9 +349,22 @@ def _notes(run: MirroredRun, there: Destination, account: Account, history: RunL
         account.lost("history", f"the mirror holds {row['history_rows']} of {row['history_total']} rows: sync it again")
     elif not row["history_lossless"]:
         account.changed("history", row["history_note"] or "the mirror read it by a road that is not exact")
+    if references := _references(reader, run):
+        account.changed("references", "media in rows point at artifacts of the source by its own ids", references)
     if row["system_sampled"]:
         got, total = row["system_rows"], row["system_total"]
         account.lost("system metrics", f"the source gave {got} of {total} rows", max(1, (total or 0) - got))
+
+
+def _references(reader: Reader, run: MirroredRun) -> int:
+    """Cells of media that name an artifact by an id, which is another one at every server."""
+    with asking(reader) as connection:
+        found = connection.execute(
+            f"select count(*) from {reader.relation('history', run.rid)} "
+            "where gen = ? and kind = 'media' and contains(j, ?)",
+            [run.row["history_gen"], '"wandb-artifact://'],
+        ).fetchone()
+    return int(found[0]) if found else 0
 
 
 def _documents(client: Client, key: RunKey) -> tuple[Run, tuple[Any, ...]]:
@@ -353,12 +374,12 @@ def _documents(client: Client, key: RunKey) -> tuple[Run, tuple[Any, ...]]:
     return found.run, fetch_files(client, key, found.manifest).files
 
 
-def _check(client: Client, key: RunKey, row: Mapping[str, Any], files: RunFiles, account: Account) -> None:
+def _check(client: Client, key: RunKey, row: Mapping[str, Any], rows: int, files: RunFiles, account: Account) -> None:
     """See that everything that was sent is there. Raises TransientSourceError for what stays missing."""
     for wait in (*_SETTLING, None):
         found, listed = _documents(client, key)
         counts = {
-            "rows of history": (row["history_rows"], found.history_line_count),
+            "rows of history": (rows, found.history_line_count),
             "rows of system metrics": (row["system_rows"], found.events_line_count),
             "files": (len(files.sent), files.arrived({file.name: file for file in listed})),
         }
@@ -372,6 +393,8 @@ def _check(client: Client, key: RunKey, row: Mapping[str, Any], files: RunFiles,
             raise TransientSourceError(f"of {sent} {what} that were sent, `{key.path}` shows {there}: run it again")
         client.transport.budget.sleep(wait)
     account.counts |= {
-        "history": row["history_rows"], "system": row["system_rows"], "console": row["logs_rows"] or 0,
+        "history": rows, "system": row["system_rows"], "console": row["logs_rows"] or 0,
         "files": len(files.sent), "bytes": files.nbytes,
     }  # fmt: skip
+    if gathered(row):
+        account.counts["points"] = row["history_rows"]

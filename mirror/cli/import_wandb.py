@@ -1,0 +1,96 @@
+"""`mirror import wandb`: from one W&B server to another."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import click
+
+from mirror.cli.options import root_option
+from mirror.errors import UsageError
+
+KEY_VARIABLE = "MIRROR_SRC_API_KEY"
+
+
+@click.command("wandb")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--src-base-url", metavar="URL", help="Server to import from  [default: WANDB_BASE_URL, W&B's cloud]")
+@click.option("--dst-base-url", metavar="URL", help="Server to import into.")
+@click.option("--remap", multiple=True, metavar="A/B=C/D", help="Project A/B becomes C/D; may be repeated.")
+@click.option("--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`.")
+@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Runs at the same time.")
+@click.option("--again", is_flag=True, help="Send also what the ledger says is there and unchanged.")
+@click.option("--deleted-suffix", metavar="TEXT", help="Put TEXT behind ids of runs that were deleted there.")
+@click.option("--what", "whats", multiple=True, metavar="KINDS", help="Import only these: runs,artifacts,reports.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be fetched and sent; writes nothing.")
+@click.option("--rehearse", is_flag=True, help="Import into a server started for it; say what would not be kept.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@root_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    src_base_url: str | None,
+    dst_base_url: str | None,
+    remap: tuple[str, ...],
+    filter_: str | None,
+    workers: int,
+    again: bool,
+    deleted_suffix: str | None,
+    whats: tuple[str, ...],
+    dry_run: bool,
+    rehearse: bool,
+    quiet: bool,
+    root: Path,
+) -> None:
+    """Import projects from one W&B server into another: into the mirror first, and from there on.
+
+    PATH is an entity, entity/project or entity/project/run of the source. The keys are MIRROR_SRC_API_KEY and
+    MIRROR_DST_API_KEY; where one is not set, it is looked for as for a sync. The source is only read. What is mirrored
+    is not fetched again, what is there is not sent again, and what failed is tried again: run the same command until
+    it ends with exit code 0. See `mirror push` for what is kept, and how.
+
+    \b
+    Examples:
+      mirror import wandb my-team/my-project --dst-base-url https://wandb.example.org
+      mirror import wandb my-team --dst-base-url https://wandb.example.org --remap my-team/a=new-team/a
+      mirror import wandb my-team/my-project --rehearse
+    """
+    from mirror.cli.progress import watching
+    from mirror.cli.sending import Sending, chosen_kinds
+    from mirror.cli.sync import _show_errors, _show_plan
+    from mirror.cli.sync import _stopping as stopping
+    from mirror.paths import canonical_source
+    from mirror.sync.project import Options
+    from mirror.sync.session import Session, targets
+    from mirror.sync.wanted import WantedBytes
+
+    if not rehearse and dst_base_url is None:
+        raise UsageError("name the server to import into, --dst-base-url URL, or --rehearse without one")
+    servers = targets(paths, src_base_url, os.environ)
+    stop = ctx.ensure_object(threading.Event)
+    if len(servers) != 1:
+        raise UsageError("the paths are on several servers: import from one after the other")
+    whole = filter_ is None and not any(target.run_ids for wanted in servers.values() for target in wanted)
+    kinds = chosen_kinds(whats, whole)
+    options = Options(workers=2 * workers, bytes=WantedBytes(everything=True))
+    with stopping(stop), watching(quiet=quiet, verbose=False) as progress:
+        session = Session(root, options, progress=progress, stop=stop, key=os.environ.get(KEY_VARIABLE))
+        if dry_run:
+            planned, result = session.plan(servers)
+        else:
+            planned, result = [], session.sync(servers)
+    _show_errors(result, quiet)
+    if planned:
+        _show_plan(planned)
+    if stop.is_set():
+        click.echo("Interrupted. What was fetched is kept; run the same command again to go on.", err=True)
+        ctx.exit(1)
+    if dry_run and not root.exists():
+        ctx.exit(int(not result.ok))
+    source = canonical_source(next(iter(servers)))
+    sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, quiet, stop)
+    code = sending.send(dst_base_url, dry_run=dry_run, rehearse=rehearse)
+    ctx.exit(code or int(not result.ok))
