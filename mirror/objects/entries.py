@@ -76,9 +76,11 @@ class Entry(Attrs):
         whose = self._artifact.source_qualified_name
         if self.ref is not None:
             return OfflineError(f"`{self.path}` of {whose} is a reference to `{self.ref}`: fetch it from there")
+        a = self._artifact
         return OfflineError(
-            f"the mirror does not hold the bytes of `{self.path}` of {whose}: "
-            f"Api(online=True) fetches them when they are downloaded, and `wandb artifact get {whose}` without a mirror"
+            f"the mirror does not hold the bytes of `{self.path}` of {whose}: `mirror sync {a.entity}/{a.project} "
+            f"--artifacts '{a.type}/{a.source_name}'` fetches them into the mirror, Api(online=True) when they are "
+            "downloaded"
         )
 
     def _blob(self) -> Path | None:

@@ -22,6 +22,9 @@ from mirror.sync.wanted import Missing, Search, WantedBytes
 _OWNERS_PER_REQUEST = 50
 _NOTED_EVERY = 30.0
 """Seconds; what arrived after the last note is downloaded again if the process is killed."""
+_NOTED_AT_MOST = 20_000
+_NOTING_SHARE = 10
+"""A note writes the manifests of those that got something anew: it waits ten times as long as the last one took."""
 _GIVEN_UP = 7 * 86400.0
 _MESSAGES = 100
 
@@ -62,18 +65,21 @@ def sync_bytes(
         files, size = search.total()
         if files:
             progress.downloading(f"{project.entity}/{project.name}", files, size)
-        for page in search.pages() if files else ():
-            if stop.is_set():
-                break
-            held = search.held(page)
-            _Page(source, writer, outcome, stop, progress).fetch(page, held)
+        fetching = _Fetching(source, writer, outcome, stop, progress)
+        try:
+            for page in search.pages() if files else ():
+                if stop.is_set():
+                    break
+                fetching.fetch(page, search.held(page))
+        finally:
+            fetching.note()
     if outcome.unsaid:
         outcome.messages.append(f"{outcome.unsaid:,} more files could not be fetched")
     return outcome
 
 
-class _Page:
-    """Some files, fetched side by side."""
+class _Fetching:
+    """Fetches files side by side, a page at a time, and notes what arrived."""
 
     def __init__(
         self, source: HasBytes, writer: Writer, outcome: BytesOutcome, stop: threading.Event, progress: Progress
@@ -83,12 +89,16 @@ class _Page:
         self._outcome = outcome
         self._stop = stop
         self._progress = progress
+        self._waiting = 0
         self._arrived: dict[RunKey | ItemKey, dict[str, FileEntry]] = {}
-        self._noted_at = time.monotonic()
+        self._here: dict[tuple[str, int], str] = {}
+        """What arrived and is not noted: (md5, size) -> sha256."""
+        self._note_at = time.monotonic() + _NOTED_EVERY
         self._received = source.traffic.bytes
 
     def fetch(self, page: Sequence[Missing], held: dict[tuple[str, int], str]) -> None:
         """Fetch the files of a page; `held` are bytes that are here: (md5, size) -> sha256."""
+        held = self._here | held
         futures: dict[object, Future[Blob]] = {}
         waiting: list[tuple[Missing, Future[Blob]]] = []
         for m, url in self._located([m for m in page if _content(m.entry) not in held]):
@@ -99,8 +109,9 @@ class _Page:
                 )
             waiting.append((m, futures[same]))
         for m in page:
-            if (content := _content(m.entry)) in held:
-                self._keep(m, held[content])  # type: ignore[index]
+            if (content := _content(m.entry)) is not None and content in held:
+                self._keep(m, held[content])
+                self._progress.downloaded(files=1)
         try:
             counted: set[int] = set()
             for m, future in waiting:
@@ -114,12 +125,10 @@ class _Page:
                     self._outcome.bytes += blob.size if first else 0
                     self._keep(m, blob.sha256)
                 self._progress.downloaded(files=1)
-                if time.monotonic() - self._noted_at > _NOTED_EVERY:
-                    self._note()
+                self._note_if_due()
         finally:
             for future in futures.values():
                 future.cancel()
-            self._note()
 
     def _awaited(self, m: Missing, future: Future[Blob]) -> Blob | None:
         """What arrived, None if it could not be had (which is said then) or the sync is to stop."""
@@ -130,8 +139,7 @@ class _Page:
                 self._show()
                 if self._stop.is_set():
                     return None
-                if time.monotonic() - self._noted_at > _NOTED_EVERY:
-                    self._note()
+                self._note_if_due()
             except MirrorError as e:
                 if not self._stop.is_set():
                     self._outcome.failed(f"{m.whose} `{m.entry.name[:200]}`: {e}")
@@ -144,15 +152,26 @@ class _Page:
 
     def _keep(self, m: Missing, sha256: str) -> None:
         self._arrived.setdefault(m.owner, {})[m.entry.name] = replace(m.entry, sha256=sha256)
+        self._waiting += 1
+        if (content := _content(m.entry)) is not None:
+            self._here[content] = sha256
 
-    def _note(self) -> None:
+    def _note_if_due(self) -> None:
+        if time.monotonic() > self._note_at or self._waiting >= _NOTED_AT_MOST:
+            self.note()
+
+    def note(self) -> None:
         """Write down what arrived."""
         self._show()
+        began = time.monotonic()
         for owner, held in self._arrived.items():
             self._writer.put_blobs(owner, held)
         self._arrived.clear()
+        self._here.clear()
+        self._waiting = 0
         self._writer.commit()
-        self._noted_at = time.monotonic()
+        now = time.monotonic()
+        self._note_at = now + max(_NOTED_EVERY, _NOTING_SHARE * (now - began))
 
     # -- where they are -----------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import UsageError
 from mirror.records import FileEntry, ItemKey, Project, RunKey
 from mirror.sources.offline.source import SOURCE
+from mirror.store.blobs import blob_path
 
 if TYPE_CHECKING:
     from mirror.store import Reader
 
-_OWNERS_AT_ONCE = 200
+_OWNERS_AT_ONCE = 1000
 _PAGE = 500
 _Owners = dict[int, tuple[str, str]]
 _TABLES_OF_RUNS = "run_table"
@@ -84,7 +85,7 @@ class Search:
         return files, size
 
     def pages(self) -> Iterator[list[Missing]]:
-        """The missing files, some at a time; what was committed meanwhile is looked at anew now and then."""
+        """The missing files, some at a time, those of one run or artifact one after the other."""
         for query, params, owners in self._queries():
             # A cursor of its own: others ask on the connection while these rows are handed out.
             cursor = self._reader.connect().cursor().execute(query + " order by rid, name", params)
@@ -103,7 +104,12 @@ class Search:
         md5 = sorted({m.entry.md5 for m in some if m.entry.md5})
         params = {"source": self._project.source, "entity": self._project.entity, "md5": md5}
         self._reader.refresh()
-        return {(m, size): sha256 for m, size, sha256 in self._ask(query, params) if size is not None}
+        blobs = self._reader.layout.blobs
+        return {
+            (m, size): sha256
+            for m, size, sha256 in self._ask(query, params)
+            if size is not None and blob_path(blobs, sha256).exists()
+        }
 
     # -- queries ------------------------------------------------------------------------------------------
 
