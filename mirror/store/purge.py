@@ -146,8 +146,8 @@ def _purge(
     try:
         for file in progress(catalog.files()):
             if _may_hold(file, chosen):
-                made = _without(layout, writer, file, chosen)
-                if made is None or made.rows != file.rows:
+                made, changed = _without(layout, writer, file, chosen)
+                if changed:
                     written.append((file, made))
                 elif made is not None:
                     segments.remove_readonly(layout.root / made.path)
@@ -176,17 +176,33 @@ def _purge(
 
 
 def _may_hold(file: FileRow, chosen: Chosen) -> bool:
-    if file.table in _BY_NAME or file.table == "artifact_uses":
+    if file.table in _BY_NAME or file.table in ("artifacts", "artifact_uses"):
         return True
     return any(first <= rid <= last for first, last in file.rids for rid in chosen.rids)
 
 
-def _without(layout: Layout, writer: Writer, file: FileRow, chosen: Chosen) -> FileRow | None:
-    """The segment without what was chosen; None if nothing is left of it."""
+def _without(layout: Layout, writer: Writer, file: FileRow, chosen: Chosen) -> tuple[FileRow | None, bool]:
+    """The segment without what was chosen, None if nothing is left of it; and whether it differs from the old one."""
     footer = segments.footer(layout.root / file.path) or {}
     rids = pa.array(sorted(chosen.rids), pa.int64())
     names = pa.array(sorted("\0".join(name) for name in chosen.projects), pa.string())
     runs = pa.array(sorted(path.replace("/", "\0", 2) for path in chosen.runs.values()), pa.string())
+    run_ids = {path.split("/", 2)[2] for path in chosen.runs.values()}
+    blanked = 0
+
+    def blank(rows: pa.Table) -> pa.Table:
+        """Take the runs out of what else names them: reports of syncs, artifacts they made."""
+        nonlocal blanked
+        if file.table == "sync_log":
+            column, names = "message", [m is not None and _names(m, run_ids) for m in rows["message"].to_pylist()]
+            hit = pa.array(names, pa.bool_())
+        elif file.table == "artifacts":
+            column, hit = "run_id", pc.is_in(_joined(rows, "run_entity", "run_project", "run_id"), runs)
+        else:
+            return rows
+        blanked += pc.sum(hit).as_py() or 0
+        i = rows.column_names.index(column)
+        return rows.set_column(i, rows.schema.field(i), pc.if_else(hit, None, rows[column]))
 
     def keep(rows: pa.Table) -> pa.Array:
         gone = pa.repeat(pa.scalar(False), rows.num_rows)
@@ -205,13 +221,18 @@ def _without(layout: Layout, writer: Writer, file: FileRow, chosen: Chosen) -> F
         "replaces": [Path(file.path).stem],
     }
     schema = coded_schema(file.table)
-    pieces = map(_coded_anew, merged([layout.root / file.path], schema, segments.ORDER.get(file.table, ()), keep))
+    read = merged([layout.root / file.path], schema, segments.ORDER.get(file.table, ()), keep)
+    pieces = (_coded_anew(blank(rows)) for rows in read)
     shard = int(file.path.split("/")[2])
     made = segments.write_pieces(layout, writer.new_name(), file.table, pieces, schema, said, shard=shard)
     if made.rows:
-        return made
+        return made, made.rows != file.rows or blanked > 0
     segments.remove_readonly(layout.root / made.path)
-    return None
+    return None, True
+
+
+def _names(message: str, run_ids: set[str]) -> bool:
+    return any(run_id in message for run_id in run_ids)
 
 
 def _coded_anew(rows: pa.Table) -> pa.Table:
@@ -241,6 +262,13 @@ def _swap(catalog: Catalog, session: str, written: list[tuple[FileRow, FileRow |
     for name in chosen.projects:
         for table in ("projects", "quarantine"):
             catalog.db.execute(f"delete from {table} where source = ? and entity = ? and project = ?", name)
+    run_ids = {path.split("/", 2)[2] for path in chosen.runs.values()}
+    for source, entity, project, message in catalog.db.execute(
+        "select source, entity, project, message from projects where message is not null"
+    ).fetchall():
+        if _names(message, run_ids):
+            query = "update projects set message = null where source = ? and entity = ? and project = ?"
+            catalog.db.execute(query, [source, entity, project])
     for path in chosen.runs.values():
         catalog.db.execute("delete from quarantine where entity = ? and project = ? and run_id = ?", path.split("/", 2))
 
