@@ -267,7 +267,7 @@ def test_deletable_says_why_not(server: Server, copy: Copy, verify: Any) -> None
     }
     assert said["good"] == (True, True, [])
     assert said["running"] == (False, True, ["it is running"])
-    assert said["bytes"][:2] == (False, False) and "--files" in said["bytes"][2][0]
+    assert said["bytes"][:2] == (False, False) and "--all-bytes" in said["bytes"][2][0]
     assert said["differs"] == (False, True, ["1 differences were found"])
 
 

@@ -107,14 +107,18 @@ def _against(
     from dataclasses import replace
 
     from mirror.importers.origin import CONFIG_KEY
-    from mirror.verify.against import Other, chosen, compare_project, connected, remapping
+    from mirror.verify.against import Other, chosen, compare_project, connected, meant, remapping
     from mirror.verify.deletable import verdicts
 
     moved = remapping(remap)
     with closing(connected(reader, against, workers)) as server:
         other = Other(server, moved, origin=CONFIG_KEY)
         rids: list[int] = []
-        for held in list(chosen(reader, paths, source)):
+        projects = list(chosen(reader, paths, source))
+        among = projects if paths else meant(projects, other)
+        if left := len(projects) - len(among):
+            click.echo(f"{left:,} projects from other servers are left out: name them to compare them.", err=True)
+        for held in among:
             same = held.source == server.name and (held.entity, held.project) not in moved
             with steps(f"{held.entity}/{held.project}", len(held.runs), unit="runs") as advance:
                 compare_project(

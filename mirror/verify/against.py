@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mirror.credentials import find
-from mirror.errors import SourceError, UsageError
+from mirror.errors import MirrorError, SourceError, UsageError
 from mirror.paths import WandbPath, api_url
 from mirror.pool import Pool
 from mirror.query.runs import Selection, rids
@@ -114,6 +114,14 @@ def chosen(reader: Reader, paths: Sequence[WandbPath], source: str | None) -> It
         yield HeldProject(host, entity, project, rows, whole=len(rows) == count)
 
 
+def meant(projects: Sequence[HeldProject], other: Other) -> list[HeldProject]:
+    """The projects that are to be compared with a server when nobody names any: those that came from there or were
+    sent elsewhere by name; all of them if it is the source of none."""
+    own = [held for held in projects if held.source == other.source.name]
+    moved = [held for held in projects if (held.entity, held.project) in other.remapping and held not in own]
+    return [*own, *moved] or list(projects)
+
+
 def compare_project(
     reader: Reader,
     held: HeldProject,
@@ -213,7 +221,7 @@ def _compare(
             if stop.is_set():
                 return
             runs[step.key].take(step)
-    except SourceError as e:
+    except MirrorError as e:  # of the server, or of a damaged file of the mirror: the other runs go on
         for run in runs.values():
             if not run.finished:
                 findings.doubt(run.where, str(e))

@@ -45,7 +45,7 @@ def verdicts(reader: Reader, rids: Sequence[int], findings: Findings, *, whole_s
         reasons += [reason for where in sorted(mine) for reason in findings.unproven.get(where, ())]
         missing = _missing(reader, row)
         if missing:
-            reasons.append(f"the bytes of {missing} files are not held: `mirror sync {path} --files '*'`")
+            reasons.append(f"the bytes of {missing} files are not held: `mirror sync {project} --all-bytes`")
         found.append(Verdict(path, row["source"], not missing, tuple(reasons)))
     return found
 
@@ -60,6 +60,8 @@ def _reasons(row: Mapping[str, Any]) -> list[str]:
         reasons.append("its history came by an export, which cannot tell null from absent")
     if row["system_sampled"] or (row["system_total"] or 0) > row["system_rows"]:
         reasons.append(f"its system metrics are a sample: {row['system_rows']} of {row['system_total']}")
+    if (row["logs_total"] or 0) > row["logs_rows"]:
+        reasons.append(f"its console is not complete: {row['logs_rows']} of {row['logs_total']} lines")
     if row["files_count"] is None:
         reasons.append("its files were never listed")
     if row["stages"]:
@@ -72,6 +74,7 @@ def _rows(reader: Reader, rids: Sequence[int]) -> list[dict[str, Any]]:
         """
         select r.rid, r.source, r.entity, r.project, r.run_id, r.state, r.history_complete, r.history_lossless,
                r.history_rows, r.history_total, r.system_sampled, r.system_rows, r.system_total, r.files_count,
+               r.logs_rows, r.logs_total,
                (select list(q.stage order by q.stage) from quarantine q where q.rid = r.rid) as stages,
                (select list(a.collection || ':v' || a.version) from artifacts a
                 where a.source = r.source and a.run_entity = r.entity and a.run_project = r.project

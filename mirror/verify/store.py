@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 50_000_000
 """Rows of histories whose places are marked in memory at the same time, a byte each."""
 _RUNS_AT_ONCE = 200
+_TRIES = 5
 _STORE = "(the mirror)"
 
 Progress = Callable[[str, int], None]
@@ -39,14 +40,12 @@ Progress = Callable[[str, int], None]
 
 def verify_store(reader: Reader, findings: Findings, progress: Progress = lambda what, n: None) -> None:
     """Look at everything below the mirror's root. Raises StoreError if the catalog cannot be read at all."""
-    with closing(Catalog(reader.layout, read_only=True)) as catalog:
-        files = catalog.files()
-        damaged = _segments(reader, files, findings, progress)
-        if "runs" in damaged:  # which everything else is counted by
-            findings.doubt(_STORE, "rows, cells and documents were not looked at: a file of `runs` is damaged")
-            return
-        db = reader.connect()
-        _identities(db, catalog, findings)
+    damaged = _segments(reader, findings, progress)
+    if "runs" in damaged:  # which everything else is counted by
+        findings.doubt(_STORE, "rows, cells and documents were not looked at: a file of `runs` is damaged")
+        return
+    _agree(reader, findings)
+    db = reader.connect()
 
     def sound(what: str, *of: str) -> bool:
         if broken := sorted(damaged.intersection(of)):
@@ -67,20 +66,17 @@ def verify_store(reader: Reader, findings: Findings, progress: Progress = lambda
 # -- segments -------------------------------------------------------------------------------------------------
 
 
-def _segments(reader: Reader, files: list[FileRow], findings: Findings, progress: Progress) -> set[str]:
+def _segments(reader: Reader, findings: Findings, progress: Progress) -> set[str]:
     """Compare every file with its checksum and what it says of itself; the tables that damaged ones belong to."""
     import pyarrow.parquet as pq
 
     root = reader.layout.root
-    damaged: set[str] = set()
-    published = {f["path"]: (f["rows"], f["sha256"]) for t in reader.snapshot.content["tables"].values()
-                 for f in t["files"]}  # fmt: skip
-    for file in files:
+    damaged: dict[str, str] = {}
+    for file in _listed(reader):
         progress("files", 1)
         findings.count(segments=1, bytes=file.bytes)
         if not intact(reader.layout, file, deep=True):
-            findings.differ(file.path, "segment", here="missing, or not as it was written: `mirror repair`")
-            damaged.add(file.table)
+            damaged[file.path] = file.table
             continue
         said = footer(root / file.path)
         rows = pq.read_metadata(root / file.path).num_rows
@@ -88,36 +84,69 @@ def _segments(reader: Reader, files: list[FileRow], findings: Findings, progress
             findings.differ(file.path, "segment", key="rows", here=str(rows), there=f"{file.rows} in the catalog")
         if said is None or said["table"] != file.table or said["rids"] != file.rids:
             findings.differ(file.path, "segment", key="footer", here=as_json(said)[:200], there="the catalog")
-        if published.get(file.path) not in (None, (file.rows, file.sha256)):
-            findings.differ(file.path, "segment", key="snapshot", here="another checksum or number of rows")
-    for path in sorted(published.keys() - {file.path for file in files}):
-        findings.differ(path, "segment", here="in the snapshot, and not in the catalog: `mirror repair`")
-    return damaged
+    if damaged:  # a merge may have replaced a file while the others were read
+        damaged = {path: damaged[path] for path in {file.path for file in _listed(reader)} & damaged.keys()}
+    for path in sorted(damaged):
+        findings.differ(path, "segment", here="missing, or not as it was written: `mirror repair`")
+    return set(damaged.values())
 
 
-def _identities(db: duckdb.DuckDBPyConnection, catalog: Catalog, findings: Findings) -> None:
-    """The catalog and the table of runs name the same runs in the same versions, with the same rows."""
-    cursor = db.execute(
+def _listed(reader: Reader) -> list[FileRow]:
+    with closing(Catalog(reader.layout, read_only=True)) as catalog:
+        return catalog.files()
+
+
+def _agree(reader: Reader, findings: Findings) -> None:
+    """Catalog, snapshot and the table of runs say the same; looked at again if somebody wrote meanwhile."""
+    for _ in range(_TRIES):
+        reader.refresh()
+        sheet = findings.sheet()
+        with closing(Catalog(reader.layout, read_only=True)) as catalog:
+            before = catalog.last_snapshot()[0]
+            listed = {file.path: (file.rows, file.sha256) for file in catalog.files()}
+            _identities(reader, catalog, sheet)
+            still = catalog.last_snapshot()[0] == before == reader.snapshot.id
+        if still:
+            break
+    else:
+        findings.doubt(_STORE, "catalog and snapshot were not compared: the mirror is being written")
+        return
+    findings.add(sheet)
+    tables = reader.snapshot.content["tables"].values()
+    published = {file["path"]: (file["rows"], file["sha256"]) for table in tables for file in table["files"]}
+    for path in sorted(published.keys() | listed.keys()):
+        if published.get(path) != listed.get(path):
+            findings.differ(path, "snapshot", here=as_json(published.get(path)), there=as_json(listed.get(path)))
+
+
+def _identities(reader: Reader, catalog: Catalog, findings: Findings) -> None:
+    """The catalog and the table of runs name the same runs in the same versions, with the same rows. Runs that a
+    server is taking lines in for are in the catalog when these are in segments."""
+    live = {int(path.name) for path in reader.layout.live.glob("*") if path.name.isdigit()}
+    cursor = reader.connect().execute(
         "select rid, gen, entity || '/' || project || '/' || run_id, history_gen, history_rows, system_gen, "
         "system_rows from raw.runs_live order by rid"
     )
-    seen = 0
+    seen: set[int] = set()
     while some := cursor.fetchmany(500):
         states = catalog.streams([row[0] for row in some])
         for rid, gen, path, *streams in some:
-            seen += 1
+            findings.count(runs=1)
+            if rid in live:
+                continue
+            seen.add(rid)
             if catalog.live_gen(rid) != gen:
                 findings.differ(path, "catalog", key="version", here=str(gen), there=f"{catalog.live_gen(rid)}")
             for stream, (g, rows) in zip(("history", "system"), (streams[:2], streams[2:]), strict=True):
-                live = states.get((rid, stream), {}).get(True)
-                known = (live.gen, live.rows) if live is not None else (0, 0)
+                held = states.get((rid, stream), {}).get(True)
+                known = (held.gen, held.rows) if held is not None else (0, 0)
                 if known != (g, rows):
                     findings.differ(path, "catalog", key=f"{stream}: generation, rows", here=as_json([g, rows]),
                                     there=f"{as_json(list(known))} in the catalog")  # fmt: skip
-    findings.count(runs=seen)
-    (count,) = catalog.db.execute("select count(*) from runs where gen > 0").fetchone()
-    if count != seen:
-        findings.differ(_STORE, "catalog", key="runs", here=str(seen), there=f"{count} in the catalog")
+    # A run that is shown under another one is in the catalog alone.
+    known_runs = catalog.db.execute("select rid from runs where gen > 0 and merged_into is null")
+    for rid in sorted({row[0] for row in known_runs} - seen - live):
+        findings.differ(f"run number {rid}", "catalog", there="in the catalog")
 
 
 # -- rows and cells -------------------------------------------------------------------------------------------
