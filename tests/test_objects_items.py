@@ -441,3 +441,15 @@ def test_no_name_takes_effect_on_a_terminal(tmp_path: Path) -> None:
 
 def test_filters_are_a_name_of_the_package() -> None:
     assert mirror.filters.to_sql({"state": "finished"})  # type: ignore[attr-defined]
+
+
+def test_projects_that_are_gone_are_not_listed(tmp_path: Path) -> None:
+    """But found by name, since what is held of them stays."""
+    with mirror.open(tmp_path / "m", write=True) as m:
+        kept, gone = (mirror.Project("lab", "team", name, storage_id=name) for name in ("kept", "gone"))
+        m.put_projects([kept, gone])
+        m.commit()
+        m.writer.drop_project(gone)
+    api = mirror.Api(tmp_path / "m")
+    assert [project.name for project in api.projects("team")] == ["kept"]
+    assert api.project("gone", "team").run_count == 0

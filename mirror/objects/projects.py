@@ -79,9 +79,11 @@ class Projects(Listed[Project]):
 
 
 def projects(held: Held, entity: str) -> Projects:
-    """Raises NotFoundError for an entity the mirror holds nothing of."""
-    found = [Project(held, row) for row in _read(held, entity)]
-    if not found:
+    """Those that were deleted or renamed at their source are left out. Raises NotFoundError for an entity the mirror
+    holds nothing of."""
+    rows = _read(held, entity)
+    found = [Project(held, row) for row in rows if not row["gone"] or row["run_count"]]
+    if not rows:
         names = [row["entity"] for row in select(held.state(), "select distinct entity from runs order by 1")]
         near = get_close_matches(entity, names, 1)
         shown = ", ".join(f"`{name}`" for name in names[:5]) or "nothing"
@@ -104,14 +106,14 @@ def project(held: Held, entity: str, name: str) -> Project:
 def _read(held: Held, entity: str) -> list[dict[str, Any]]:
     query = """
         with known as (
-          select project, storage_id, description, created_at, 0 as runs from projects
+          select project, storage_id, description, created_at, 0 as runs, deleted_at is not null as gone from projects
           where entity = $1 and ($2::varchar is null or source = $2)
           union all by name
           select project, count(*) filter (where deleted_at is null) as runs from runs
           where entity = $1 and ($2::varchar is null or source = $2) group by project
         )
         select $1 as entity, project, any_value(storage_id) as storage_id, any_value(description) as description,
-               min(created_at) as created_at, sum(runs)::bigint as run_count
+               min(created_at) as created_at, sum(runs)::bigint as run_count, coalesce(bool_and(gone), false) as gone
         from known group by project order by project
     """
     return select(held.state(), query, [entity, held.source])
