@@ -227,6 +227,33 @@ def test_edits_at_the_source_are_found(server: Server, copy: Copy, verify: Any) 
     assert [row[:3] for row in files] == [("one", "files", "a.txt")]
 
 
+SWEEP = """mutation($id: ID, $c: String!) { upsertSweep(input: {id: $id, entityName: "local", projectName: "items",
+    config: $c}) { sweep { id name } } }"""
+VIEW = """mutation($s: String!) { upsertView(input: {entityName: "local", projectName: "items", type: "runs",
+    name: "v", displayName: "title", spec: $s}) { view { id } } }"""
+
+
+def test_sweeps_and_reports_are_compared_at_their_source(server: Server, copy: Copy, verify: Any) -> None:
+    log_run(server, "items", "one", logged(1))
+    config = "method: grid\nparameters:\n  x:\n    values: [1, 2]\n"
+    sweep = server.graphql(SWEEP, c=config)["upsertSweep"]["sweep"]
+    server.graphql(VIEW, s='{"blocks": [1]}')
+    copy.sync("local/items")
+    done, found = verify("local/items", "--against", server.url)
+    compared = found["against"]["compared"]
+    assert (done.code, compared["sweeps"], compared["reports"]) == (0, 1, 1)
+    server.graphql(SWEEP, id=sweep["id"], c=config.replace("2", "3"))
+    server.graphql(VIEW, s='{"blocks": [2]}')
+    server.graphql(SWEEP, c=config)
+    _, found = verify("local/items", "--against", server.url)
+    said = [(one["stream"], one["key"], one["there"]) for one in found["against"]["listed"]]
+    assert sorted(said) == [
+        ("reports", "spec", json.dumps('{"blocks": [2]}')),
+        ("sweeps", "", "the sweep"),
+        ("sweeps", "config", json.dumps(config.replace("2", "3"))),
+    ]
+
+
 def test_runs_that_were_pushed_are_proven(server: Server, copy: Copy, verify: Any) -> None:
     """Repeated steps, rows without any, keys no UTF-8 holds: moved rows are taken for what they say they were."""
     runs = ["local/p/hostile", "local/p/lost2", "local/p/value", "local/p/norows"]

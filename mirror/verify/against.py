@@ -22,6 +22,7 @@ from mirror.sources.protocol import Wanted
 from mirror.sources.wandb import WandbSource
 from mirror.verify.artifacts import compare_artifacts
 from mirror.verify.findings import Findings
+from mirror.verify.items import compare_items
 from mirror.verify.run import Expected, RunCompared
 from mirror.wandb.client import Client
 from mirror.wandb.transport import Transport
@@ -132,7 +133,8 @@ def compare_project(
     stop: threading.Event | None = None,
     progress: Callable[[int], None] = lambda runs: None,
 ) -> None:
-    """Compare the runs of a project and, where all of them are meant, its artifacts."""
+    """Compare the runs of a project and, where all of them are meant, its artifacts, sweeps
+    and reports (these at their own server alone: elsewhere they have other ids)."""
     entity, project = other.place(held.entity, held.project)
     stop = stop or threading.Event()
     name = f"{held.entity}/{held.project}"
@@ -167,6 +169,8 @@ def compare_project(
     finally:
         pool.close()
     if held.whole and not stop.is_set():
+        if other.same_server:
+            compare_items(reader, held.source, entity, project, other.source, findings)
         compare_artifacts(reader, held.source, (held.entity, held.project), (entity, project), other.source, findings,
                           same_server=other.same_server)  # fmt: skip
 
