@@ -16,13 +16,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from serving import Server, serving
 
 from mirror.cli import main
+from mirror.importers.account import Totals
+from mirror.importers.mlflow import MlflowImporter, MlflowRun
+from mirror.importers.places import Namespace
 from mirror.query.rows import rows as read_rows
 from mirror.sources.mlflow import histories
 from mirror.sources.mlflow.road import open_road
@@ -131,8 +136,12 @@ def fill(lab: Lab, folder: Path) -> None:
     points += [(0, 0, "at the beginning of time", 1.0), (1, 1, "at the beginning of time", 2.0)]
     lab.log(hostile, points)
     params = {"lr": "0.10", "empty": "", "_step": "1", "_wandb": "w", "_mlflow": "m", "x.y": "{'a': 1}", "a/b": "☃\n\t"}
+    params |= {"truth": "True", "count": "3", "nothing": "None", "far": "1e-7", "zeros": "007", "not": "nan"}
     params["long"] = "é" * 6000
-    client.log_batch(hostile, params=[Param(k, v) for k, v in params.items()])
+    params |= {f"p{i}": str(i) + "!" for i in range(10_000)}
+    listed = [Param(k, v) for k, v in params.items()]
+    for start in range(0, len(listed), 100):
+        client.log_batch(hostile, params=listed[start : start + 100])
     client.log_batch(hostile, tags=[RunTag("long", "v" * 5000), RunTag("a b/c", "c=d"), RunTag("empty", "")])
     dataset = Dataset("train ☃", "abc123", "code", '{"tags": {}}', schema="{}", profile='{"rows": 3}')
     client.log_inputs(hostile, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
@@ -398,3 +407,119 @@ def test_what_is_no_store(tmp_path: Path) -> None:
         s.bind(("127.0.0.1", 0))
         assert "cannot reach the MLflow server" in sync(root, f"mlflow:http://127.0.0.1:{s.getsockname()[1]}", code=1)
     assert "are for MLflow" in sync(root, "a/b", "--experiment", "x", code=2)
+
+
+# -- from there to W&B ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Imported:
+    server: Server
+    importer: MlflowImporter
+    totals: Totals
+
+    def run(self, run_id: str) -> Any:
+        import wandb
+
+        api = wandb.Api(overrides={"base_url": self.server.url}, api_key=self.server.key)
+        return api.run(f"tester/from-mlflow/{run_id}")
+
+
+@pytest.fixture(scope="module")
+def imported(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imported]:
+    place = tmp_path_factory.mktemp("imported")
+    (place / "there").mkdir()
+    with serving(place / "there" / "mirror") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.env.items():
+            if name not in ("WANDB_API_KEY", "WANDB_BASE_URL"):
+                patch.setenv(name, value)
+        importer = MlflowImporter(lab.url, server.url, server.key, root=place / "m")
+        runs = importer.collect_runs()
+        totals = importer.import_runs(runs, namespace=Namespace("tester", "from-mlflow"))
+        yield Imported(server, importer, totals)
+
+
+def there(run: Any) -> Counter[Point]:
+    """The points a run's rows tell of: all metrics of a row are of its step and time, where it says no other."""
+    found: Counter[Point] = Counter()
+    last = -1
+    for row in run.history(samples=1_000_000, pandas=False):
+        step, at = row.pop("_step"), row.pop("_timestamp")
+        assert step > last
+        last = step
+        times = json.loads(row.pop("mirror_origin/times", "{}"))
+        row.pop("_runtime")
+        logged = row.pop("mirror_origin/step", step)
+        for key, value in row.items():
+            found[round(times.get(key, at) * 1000), logged, key, text(float(value))] += 1
+    return found
+
+
+def test_every_point_arrives_at_wandb(lab: Lab, imported: Imported) -> None:
+    assert imported.totals.ok, (imported.totals.failures, imported.totals.errors)
+    names = [name for name in lab.names if name != "deleted before"]
+    assert imported.totals.done == len(names)
+    points = 0
+    for name in names:
+        expected = Counter(
+            {(at, step, own(key), v): n for (at, step, key, v), n in from_client(lab, lab.names[name]).items()}
+        )
+        assert there(imported.run(lab.names[name])) == expected, name
+        points += sum(expected.values())
+    assert imported.totals.counts["points"] == points > 26_000
+
+
+def test_metrics_of_a_step_share_a_row(lab: Lab, imported: Imported) -> None:
+    rows = imported.run(lab.names["wide"]).history(samples=1000, pandas=False)
+    assert [(row["_step"], len(row)) for row in rows] == [(0, 63), (1, 63)]
+    long = imported.run(lab.names["long"]).history(samples=1_000_000, pandas=False)
+    points = sum(from_client(lab, lab.names["long"]).values())
+    assert len(long) == points and [row["_step"] for row in long[:4]] == [0, 1, 2, 3]
+    assert [row.get("mirror_origin/step", row["_step"]) for row in long[:4]] == [0, 0, 1, 1]
+
+
+def test_the_rest_of_a_run_arrives_at_wandb(lab: Lab, imported: Imported, tmp_path: Path) -> None:
+    states = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "failed"}
+    typed = {"lr": 0.1, "_step": 1, "truth": True, "count": 3, "nothing": None, "far": 1e-7}
+    for name in ("hostile", "child", "files"):
+        run_id, run = lab.names[name], imported.run(lab.names[name])
+        expected = lab.client.get_run(run_id)
+        config, about = dict(run.config), run.config["_mlflow"]
+        for key, value in expected.data.params.items():
+            assert config[own(key)] == typed.get(key, value), key
+            assert about.get("params", {}).get(own(key), config[own(key)]) == value
+        assert about["tags"] == expected.data.tags
+        assert about.get("parent_run_id") == expected.data.tags.get("mlflow.parentRunId")
+        assert (run.name, run.state) == (name, states[expected.info.status])
+        assert set(run.tags) == {f"{k}={v}" for k, v in expected.data.tags.items() if not k.startswith("mlflow.")}
+        assert (run.notes or None, run.group or None) == (
+            expected.data.tags.get("mlflow.note.content"),
+            expected.data.tags.get("mlflow.parentRunId"),
+        )
+        origin = run.config["mirror_origin"]
+        assert origin["path"] == f"mlflow/{lab.runs[run_id]}/{run_id}" and origin["source"].startswith("mlflow:")
+        began = datetime.fromisoformat(origin["created_at"].replace("Z", "+00:00"))
+        assert round(began.timestamp() * 1000) == expected.info.start_time == about["start_time"]
+        assert about["status"] == expected.info.status and about.get("end_time") == expected.info.end_time
+        latest = {own(key): text(value) for key, value in expected.data.metrics.items()}
+        assert {key: text(float(value)) for key, value in run.summary._json_dict.items()} == latest
+    datasets = imported.run(lab.names["hostile"]).config["_mlflow"]["datasets"]
+    assert [one["dataset"]["name"] for one in datasets] == ["train ☃"]
+    files = {file.name: file for file in imported.run(lab.names["hostile"]).files()}
+    with files["notes/ä b.txt"].download(root=str(tmp_path)) as file:
+        assert file.read() == "hello"
+
+
+def test_imported_again_nothing_is_sent_and_what_changed_is_not_mixed(lab: Lab, imported: Imported) -> None:
+    importer, place = imported.importer, Namespace("tester", "from-mlflow")
+    again = importer.import_runs(namespace=place)
+    assert (again.done, again.skipped, again.ok) == (0, imported.totals.done, True)
+
+    run_id = lab.names["wide"]
+    lab.log(run_id, [(1_000 + i, i, "early", 7.5) for i in range(3)])
+    run = MlflowRun(lab.client.get_run(run_id), lab.client)
+    changed = importer.import_runs([run], namespace=place)
+    assert not changed.ok and "has changed since it was sent" in str(changed.failures[0].error)
+    other = importer.import_runs([run], namespace=Namespace("tester", "elsewhere"))
+    assert other.ok and other.done == 1
+    assert "no run `nope`" in importer.import_runs([MlflowRun({"run_id": "nope"})], namespace=place).errors[0]

@@ -6,7 +6,10 @@ from importlib import import_module
 
 import click
 
-_SOURCES = {"wandb": ("import_wandb", "From one W&B server to another.")}
+_SOURCES = {
+    "wandb": ("import_wandb", "From one W&B server to another."),
+    "mlflow": ("import_mlflow", "From an MLflow server, or the SQLite file of one, to a W&B server."),
+}
 
 
 class Sources(click.Group):
@@ -33,4 +36,5 @@ def command() -> None:
     \b
     Examples:
       mirror import wandb my-team/my-project --dst-base-url https://wandb.example.org
+      mirror import mlflow http://127.0.0.1:5000 --dst-base-url https://wandb.example.org
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ from mirror.importers.outgoing import Lines, config_of, gathered, history_of
 from mirror.importers.places import Namespace
 from mirror.query.origin import git, metadata
 from mirror.query.sql import asking
-from mirror.records import Run, RunKey
-from mirror.wandb.documents import RunDocuments, fetch_documents, fetch_files
+from mirror.records import RunKey
+from mirror.wandb.documents import fetch_files
 from mirror.wandb.filestream import LONGEST_LINE, FileStream, OffsetConflict
-from mirror.wandb.held import HeldRun, held_run
+from mirror.wandb.held import HeldRun, held_run, held_runs
 from mirror.wandb.mutations import Bucket, DeletedRunId, upsert_run
 from mirror.wandb.transport import LONG, Patience, RefusedQuery
 
@@ -83,11 +83,13 @@ class MirroredRun:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def mirrored_run(reader: Reader, rid: int) -> MirroredRun:
+def mirrored_runs(reader: Reader, rids: Sequence[int]) -> list[MirroredRun]:
+    """These runs with their documents, in this order."""
     with asking(reader) as connection:
-        cursor = connection.execute("select * from runs_raw where rid = ?", [rid])
+        cursor = connection.execute("select * from runs_raw where rid in (select unnest(?::bigint[]))", [list(rids)])
         names = [column[0] for column in cursor.description]
-        return MirroredRun(dict(zip(names, cursor.fetchall()[0], strict=True)))
+        found = {row[names.index("rid")]: dict(zip(names, row, strict=True)) for row in cursor.fetchall()}
+    return [MirroredRun(found[rid]) for rid in rids]
 
 
 def push_run(
@@ -97,8 +99,11 @@ def push_run(
     place: Namespace,
     account: Account,
     sent: Callable[[int], None] = lambda rows: None,
+    *,
+    new: bool = False,
 ) -> None:
-    """Send a run and note in `account` what became of it. Goes on where an earlier try stopped; `sent` is told of rows.
+    """Send a run and note in `account` what became of it. Goes on where an earlier try stopped; `sent` is told of rows;
+    `new` says that the destination was just found to hold no such run.
 
     Raises a SourceError if the destination cannot be written, Diverged if what it holds is not this run.
     """
@@ -106,9 +111,10 @@ def push_run(
         account.notes.clear()
         account.counts.clear()
         try:
-            _push(reader, run, there, place, account, sent)
+            _push(reader, run, there, place, account, sent, new)
             return
         except OffsetConflict:
+            new = False
             if not tries_left:
                 raise
 
@@ -120,18 +126,19 @@ def _push(
     place: Namespace,
     account: Account,
     sent: Callable[[int], None],
+    new: bool,
 ) -> None:
     row, client = run.row, there.client
-    bucket, held = _opened(run, there, place, account)
+    bucket, held = _opened(run, there, place, account, new)
     entity, project, run_id = place.entity, place.project, bucket.run_id
     account.destination = f"{entity}/{project}/{run_id}"
     key = RunKey(client.source, bucket.storage_id, entity, project, run_id)
-    listed = {} if held is None else {f.name: f for f in _documents(client, key)[1]}
     files = RunFiles(reader, run.rid, row["metadata"])
+    listed = {} if held is None or not files.sent else {f.name: f for f in fetch_files(client, key).files}
     uploaded = files.send(client, key, listed, account, there.patience)
 
     (history, rows), system = history_of(reader, row), RunLines(reader, run.rid, "system")
-    offsets = (held.history, held.system) if held else (0, 0)
+    offsets = (held.history, held.system or 0) if held else (0, 0)
     stream = FileStream(
         client.transport, entity, project, run_id, {"history": offsets[0], "system": offsets[1], "logs": 0},
         patience=there.patience,
@@ -149,31 +156,33 @@ def _push(
     if uploaded:
         stream.uploaded(uploaded)
     _end(stream, row, account)
-    _notes(reader, run, there, account, history, system)
+    _notes(run, there, account, history, system)
     _check(client, key, row, rows, files, account)
 
 
 # -- making it ------------------------------------------------------------------------------------------------
 
 
-def _opened(run: MirroredRun, there: Destination, place: Namespace, account: Account) -> tuple[Bucket, HeldRun | None]:
+def _opened(
+    run: MirroredRun, there: Destination, place: Namespace, account: Account, new: bool
+) -> tuple[Bucket, HeldRun | None]:
     """The run at the destination, made if it is new, with its documents; and what it held before."""
     run_id = str(run.row["run_id"])
     try:
-        return _upserted(run, there, place, run_id, account)
+        return _upserted(run, there, place, run_id, account, new)
     except DeletedRunId:
         if not there.deleted_suffix:
             raise
     renamed = run_id + there.deleted_suffix
     account.changed("run id", f"`{run_id}` was deleted there once, so the run is `{renamed}`")
-    return _upserted(run, there, place, renamed, account)
+    return _upserted(run, there, place, renamed, account, False)
 
 
 def _upserted(
-    run: MirroredRun, there: Destination, place: Namespace, run_id: str, account: Account
+    run: MirroredRun, there: Destination, place: Namespace, run_id: str, account: Account, new: bool
 ) -> tuple[Bucket, HeldRun | None]:
     row = run.row
-    held = held_run(there.client, place.entity, place.project, run_id)
+    held = None if new else held_run(there.client, place.entity, place.project, run_id)
     _check_same(held, run, f"{place.path}/{run_id}")
     document = metadata(row["metadata"])
     texts = {
@@ -333,9 +342,7 @@ def _end(stream: FileStream, row: Mapping[str, Any], account: Account) -> None:
 # -- the account ----------------------------------------------------------------------------------------------
 
 
-def _notes(
-    reader: Reader, run: MirroredRun, there: Destination, account: Account, history: Lines, system: Lines
-) -> None:
+def _notes(run: MirroredRun, there: Destination, account: Account, history: Lines, system: Lines) -> None:
     row = run.row
     if row["created_at"]:
         account.changed("created", f"it was made at {row['created_at']:%Y-%m-%d %H:%M:%S} UTC")
@@ -349,42 +356,27 @@ def _notes(
         account.lost("history", f"the mirror holds {row['history_rows']} of {row['history_total']} rows: sync it again")
     elif not row["history_lossless"]:
         account.changed("history", row["history_note"] or "the mirror read it by a road that is not exact")
-    if references := _references(reader, run):
+    if references := history.references if isinstance(history, RunLines) else 0:
         account.changed("references", "media in rows point at artifacts of the source by its own ids", references)
     if row["system_sampled"]:
         got, total = row["system_rows"], row["system_total"]
         account.lost("system metrics", f"the source gave {got} of {total} rows", max(1, (total or 0) - got))
 
 
-def _references(reader: Reader, run: MirroredRun) -> int:
-    """Cells of media that name an artifact by an id, which is another one at every server."""
-    with asking(reader) as connection:
-        found = connection.execute(
-            f"select count(*) from {reader.relation('history', run.rid)} "
-            "where gen = ? and kind = 'media' and contains(j, ?)",
-            [run.row["history_gen"], '"wandb-artifact://'],
-        ).fetchone()
-    return int(found[0]) if found else 0
-
-
-def _documents(client: Client, key: RunKey) -> tuple[Run, tuple[Any, ...]]:
-    found: RunDocuments | None = fetch_documents(client, key.entity, key.project, [key.run_id])[0][0]
-    if found is None:
-        raise TransientSourceError(f"`{client.source}` does not show run `{key.path}`, which was just sent")
-    return found.run, fetch_files(client, key, found.manifest).files
-
-
 def _check(client: Client, key: RunKey, row: Mapping[str, Any], rows: int, files: RunFiles, account: Account) -> None:
     """See that everything that was sent is there. Raises TransientSourceError for what stays missing."""
     for wait in (*_SETTLING, None):
-        found, listed = _documents(client, key)
+        found = held_runs(client, key.entity, key.project, [key.run_id])[key.run_id]
+        if found is None:
+            raise TransientSourceError(f"`{client.source}` does not show run `{key.path}`, which was just sent")
         counts = {
-            "rows of history": (rows, found.history_line_count),
-            "rows of system metrics": (row["system_rows"], found.events_line_count),
-            "files": (len(files.sent), files.arrived({file.name: file for file in listed})),
+            "rows of history": (rows, found.history),
+            "rows of system metrics": (row["system_rows"], found.system),
+            "console lines": (row["logs_rows"] or 0, found.logs),
         }
-        if row["logs_rows"] and found.log_line_count is not None:
-            counts["console lines"] = (row["logs_rows"], found.log_line_count)
+        if files.sent:
+            listed = {file.name: file for file in fetch_files(client, key).files}
+            counts["files"] = (len(files.sent), files.arrived(listed))
         short = {what: pair for what, pair in counts.items() if pair[1] is not None and pair[0] != pair[1]}
         if not short:
             break
