@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -109,8 +110,11 @@ def holding(catalog: Catalog, source: str, entity: str, projects: Iterable[str],
     """Those of the projects that hold a run with one of a few ids."""
     ids = list(run_ids)
     marks = ",".join("?" * len(ids))
-    query = f"select 1 from runs where project = ? and run_id in ({marks}) and source = ? and entity = ? limit 1"
-    return [name for name in projects if catalog.db.execute(query, [name, *ids, source, entity]).fetchone()]
+    query = (
+        "select distinct r.project from json_each(?) j cross join runs r indexed by runs_by_id on r.project = j.value "
+        f"where r.run_id in ({marks}) and r.source = ? and r.entity = ?"
+    )
+    return [name for (name,) in catalog.db.execute(query, [json.dumps(list(projects)), *ids, source, entity])]
 
 
 def adopt(catalog: Catalog, ids: Mapping[int, tuple[str, str, str]]) -> None:
