@@ -194,11 +194,11 @@ def importer_of(copy: Copy, proxy: Proxy, there: Server, **options: Any) -> Wand
 
 
 def runs_of(copy: Copy) -> list[Any]:
-    from mirror.importers.run import mirrored_run
+    from mirror.importers.run import mirrored_runs
     from mirror.store import Reader
 
     with Reader(copy.root) as reader:
-        return [mirrored_run(reader, run["rid"]) for run in copy.runs("p").values()]
+        return mirrored_runs(reader, [run["rid"] for run in copy.runs("p").values()])
 
 
 def test_what_keeps_failing_is_written_down_and_tried_again(copy: Copy, there: Server, ledger: Path) -> None:

@@ -31,19 +31,22 @@ _OWN_STEP = f"key = '_step' and path_id = 0 and step between 0 and {_LARGEST_STE
 
 
 class RunLines:
-    """The lines of one stream of one run. `shortened` counts the values that were left out of lines too long for
-    any server, once all lines were read."""
+    """The lines of one stream of one run. Once all of them were read, `shortened` counts the values that were left out
+    of lines too long for any server, `references` the media that name an artifact by an id, which is another one at
+    every server."""
 
     def __init__(self, reader: Reader, rid: int, stream: Stream) -> None:
         self._reader = reader
         self._rid = rid
         self._stream = stream
         self.shortened = 0
+        self.references = 0
+        self._moved: int | None = None
 
     def shifted(self, rows: int) -> int:
         """How many of the run's `rows` rows get another step than they had."""
-        if self._stream != "history":
-            return 0
+        if self._stream != "history" or self._moved is not None:
+            return self._moved or 0
         with asking(self._reader) as connection:
             gen = generation(connection, self._rid, self._stream)
             found = connection.execute(
@@ -59,11 +62,17 @@ class RunLines:
         """The lines from row `first_row` on, some thousand at a time."""
         from mirror.store.cells import rows_as_json
 
-        ahead = self._ahead(first_row) if self._stream == "history" else 0
+        history = self._stream == "history"
+        ahead = self._ahead(first_row) if history and first_row else 0
+        moved = 0
         for table in stretches(self._reader, self._rid, self._stream, first_row=first_row):
-            if self._stream == "history":
-                table, ahead = _ascending(table, ahead)
+            if history:
+                self.references += _references(table)
+                table, ahead, more = _ascending(table, ahead)
+                moved += more
             yield [self._fitting(line) for line in rows_as_json(table)]
+        if history and not first_row:
+            self._moved = moved
 
     def _ahead(self, first_row: int) -> int:
         """How far the step of the row before was ahead of its number."""
@@ -97,8 +106,16 @@ class RunLines:
         return write(row, exact)
 
 
-def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int]:
-    """The cells with steps that ascend, and how far the last row's step is ahead of its number."""
+def _references(table: pa.Table) -> int:
+    import pyarrow.compute as pc
+
+    media = table.filter(pc.equal(table.column("kind"), "media")).column("j")
+    return int(pc.sum(pc.match_substring(media, '"wandb-artifact://')).as_py() or 0) if len(media) else 0
+
+
+def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int, int]:
+    """The cells with steps that ascend, how far the last row's step is ahead of its number, and how many rows have
+    another step than they had."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -115,7 +132,7 @@ def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int]:
     moved = wanted != np.where(good, step, -1)
     ahead = int(lead[-1]) if len(lead) else ahead
     if not moved.any():
-        return table, ahead
+        return table, ahead, 0
     here = pa.array(moved[np.searchsorted(rows, table.column("row").to_numpy())])
     # A row that was moved by an earlier import keeps saying where it was first.
     before = table.filter(pc.and_(pc.equal(table.column("key"), STEP), pc.equal(table.column("path_id"), 0)))
@@ -139,4 +156,4 @@ def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int]:
                           pa.string()),
         }
     )  # fmt: skip
-    return pa.concat_tables([kept.select(added.column_names).cast(added.schema), added]), ahead
+    return pa.concat_tables([kept.select(added.column_names).cast(added.schema), added]), ahead, len(new)

@@ -17,7 +17,7 @@ from mirror.importers.account import Account, Totals
 from mirror.importers.ledger import Ledger
 from mirror.importers.outgoing import history_of
 from mirror.importers.places import Namespace, Remapping
-from mirror.importers.run import VERSIONS, Destination, MirroredRun, mirrored_run, push_run
+from mirror.importers.run import VERSIONS, Destination, MirroredRun, mirrored_runs, push_run
 from mirror.importers.sweeps import copy_sweeps
 from mirror.pool import Pool
 from mirror.query.sql import asking
@@ -26,6 +26,9 @@ from mirror.wandb.held import held_runs
 
 if TYPE_CHECKING:
     from mirror.store import Reader
+
+
+_AT_ONCE = 20
 
 
 class PushProgress:
@@ -102,10 +105,10 @@ def push_runs(
     there = replace(there, sweeps=copies)
     totals.errors += errors
 
-    def send(p: Planned) -> Account:
+    def send(p: Planned, run: MirroredRun, new: bool) -> Account:
         account = Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint())
         try:
-            push_run(reader, mirrored_run(reader, p.run.rid), there, p.place, account, progress.rows)
+            push_run(reader, run, there, p.place, account, progress.rows, new=new)
         except Stopped:
             raise
         except MirrorError as e:
@@ -138,10 +141,10 @@ def push_runs(
         progress.ended(account)
 
     try:
-        for p in waiting:
+        for p, run, new in _loaded(reader, there, waiting):
             if stop.is_set():
                 break
-            under_way.append((p, pool.submit(send, p)))
+            under_way.append((p, pool.submit(send, p, run, new)))
             while len(under_way) > 2 * options.workers or (under_way and under_way[0][1].done()):
                 settle()
         while under_way:
@@ -151,6 +154,21 @@ def push_runs(
     if stop.is_set():
         totals.errors.append("interrupted: what was sent is noted; run the same command again to go on")
     return totals
+
+
+def _loaded(
+    reader: Reader, there: Destination, planned: Sequence[Planned]
+) -> Iterator[tuple[Planned, MirroredRun, bool]]:
+    """Runs with their documents, and whether each is new there, asked for some at a time."""
+    for start in range(0, len(planned), _AT_ONCE):
+        part = planned[start : start + _AT_ONCE]
+        absent: set[tuple[Namespace, str]] = set()
+        for place in {p.place for p in part}:
+            names = [p.name for p in part if p.place == place]
+            held = held_runs(there.client, place.entity, place.project, names)
+            absent |= {(place, name) for name in names if held[name] is None}
+        for p, run in zip(part, mirrored_runs(reader, [p.run.rid for p in part]), strict=True):
+            yield p, run, (p.place, p.name) in absent
 
 
 def plan(
@@ -173,7 +191,7 @@ def plan(
         held = held_runs(there.client, place.entity, place.project, [p.name for p in sent])
         for p in sent:
             copy, row = held[p.name], p.run.row
-            if copy and copy.history == history_of(reader, row)[1] and copy.system == row["system_rows"]:
+            if copy and copy.history == history_of(reader, row)[1] and copy.system in (None, row["system_rows"]):
                 done.add(p.run.rid)
     return [replace(p, done=p.run.rid in done) for p in found]
 

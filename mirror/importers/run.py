@@ -357,7 +357,11 @@ def _notes(run: MirroredRun, there: Destination, account: Account, history: Line
     elif not row["history_lossless"]:
         account.changed("history", row["history_note"] or "the mirror read it by a road that is not exact")
     if references := history.references if isinstance(history, RunLines) else 0:
-        account.changed("references", "media in rows point at artifacts of the source by its own ids", references)
+        account.lost(
+            "references",
+            "media in rows name artifacts by ids that are the source's own (wandb-artifact://)",
+            references,
+        )
     if row["system_sampled"]:
         got, total = row["system_rows"], row["system_total"]
         account.lost("system metrics", f"the source gave {got} of {total} rows", max(1, (total or 0) - got))

@@ -12,7 +12,7 @@ from mirror.importers.account import Totals
 from mirror.importers.everything import KINDS, Everything, push_everything
 from mirror.importers.places import Namespace, Remapping
 from mirror.importers.push import PushOptions, PushProgress
-from mirror.importers.run import MirroredRun, mirrored_run
+from mirror.importers.run import MirroredRun, mirrored_runs
 from mirror.importers.server import opened
 from mirror.paths import WandbPath, api_url, canonical_source
 from mirror.query.filters import parse as parse_filter
@@ -130,7 +130,7 @@ class WandbImporter:
         wanted = _namespaces(namespaces)
         self.sync(wanted)
         with Reader(self.root) as reader:
-            return [mirrored_run(reader, rid) for rid in self._rids(reader, wanted, filters, order, limit)]
+            return mirrored_runs(reader, self._rids(reader, wanted, filters, order, limit))
 
     # -- its two halves -----------------------------------------------------------------------------------
 

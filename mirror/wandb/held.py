@@ -16,13 +16,13 @@ RUNS_AT_ONCE = 40
 @dataclass(frozen=True)
 class HeldRun:
     """A run on a server: how many lines it holds of each stream, which are the offsets to go on at, and its last row
-    of history (None without any, or where the server does not tell)."""
+    of history; None where the server does not tell."""
 
     storage_id: str
     state: str | None
     history: int
-    system: int
-    logs: int
+    system: int | None
+    logs: int | None
     config: str | None = None
     last_row: dict[str, Any] | None = None
 
@@ -69,8 +69,8 @@ def _held(client: Client, node: Any) -> HeldRun | None:
         str(node["id"]),
         node.get("state"),
         node["historyLineCount"],
-        node.get("eventsLineCount") or 0,
-        node.get("logLineCount") or 0,
+        node.get("eventsLineCount"),
+        node.get("logLineCount"),
         node.get("config"),
         _last(node.get("historyTail")),
     )
