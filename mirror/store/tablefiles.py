@@ -43,6 +43,7 @@ _GROUP_ROWS = 131_072
 _GROUP_BYTES = 32 << 20
 _OLD = 3600.0
 _EXACT = 1 << 53
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _DECIMAL = 10**38
 
 
@@ -123,19 +124,20 @@ class _Pieces:
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
         self._parser = json.JSONDecoder(strict=False)
         self._text = ""
-        self._at = 0
+        self._at = self._dropped = 0
         self._ended = False
 
     def close(self) -> None:
         self._file.close()
 
     @property
-    def taken(self) -> int:
-        """Characters of the part at hand that are parsed."""
-        return self._at
+    def passed(self) -> int:
+        """Characters that are parsed."""
+        return self._dropped + self._at
 
     def drop(self) -> None:
         """Forget what is parsed."""
+        self._dropped += self._at
         self._text, self._at = self._text[self._at :], 0
 
     def _more(self) -> bool:
@@ -185,8 +187,8 @@ class _Pieces:
                 return found
 
 
-def _tables_rows(path: Path, found: dict[str, Any]) -> Iterator[list[Any]]:
-    """The rows of a table; `columns` is put into `found` when it has come by."""
+def _batches(path: Path, found: dict[str, Any]) -> Iterator[list[list[Any]]]:
+    """The rows of a table, some at a time; `columns` is put into `found` when it has come by."""
     pieces = _Pieces(path)
     try:
         pieces.expect("{")
@@ -205,32 +207,26 @@ def _tables_rows(path: Path, found: dict[str, Any]) -> Iterator[list[Any]]:
         pieces.close()
 
 
-def _rows(pieces: _Pieces) -> Iterator[list[Any]]:
+def _rows(pieces: _Pieces) -> Iterator[list[list[Any]]]:
+    """Rows as far as the next closing bracket: few at a time where they are long."""
     pieces.expect("[")
     if pieces.peek() == "]":
         pieces.expect("]")
         return
+    batch: list[list[Any]] = []
+    most = pieces.passed + _BATCH_TEXT
     while True:
         row = pieces.value()
-        if not isinstance(row, list):
+        if type(row) is not list:
             raise _NoTable("it has a row that is no list")
-        yield row
-        if pieces.taken > _BATCH_TEXT:
-            pieces.drop()
-        if pieces.expect(",]") == "]":
-            return
-
-
-def _batches(path: Path, found: dict[str, Any]) -> Iterator[list[list[Any]]]:
-    """The rows, some at a time: few where they are long."""
-    batch: list[list[Any]] = []
-    size = 0
-    for row in _tables_rows(path, found):
         batch.append(row)
-        size += sum(len(v) if isinstance(v, (str, list, dict)) else 8 for v in row)
-        if len(batch) == _BATCH_ROWS or size > _BATCH_TEXT:
+        if len(batch) == _BATCH_ROWS or pieces.passed > most:
             yield batch
-            batch, size = [], 0
+            batch = []
+            pieces.drop()
+            most = pieces.passed + _BATCH_TEXT
+        if pieces.expect(",]") == "]":
+            break
     if batch:
         yield batch
 
@@ -373,10 +369,9 @@ def _array(values: tuple[Any, ...], kind: pa.DataType | None) -> pa.Array:
     return pa.array(values, kind)
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _json(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return text
+    text = _encoded(value)
+    return text if text.isascii() or _SURROGATE.search(text) is None else json.dumps(value)
