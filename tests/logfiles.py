@@ -35,6 +35,23 @@ def framed(records: Sequence[bytes], at: int = len(HEADER)) -> bytes:
     return bytes(out)
 
 
+def unframed(log: Path) -> list[bytes]:
+    """The records of a whole log."""
+    data, at, found = log.read_bytes(), len(HEADER), list[bytes]()
+    while at < len(data):
+        if BLOCK - at % BLOCK < 7:
+            at += BLOCK - at % BLOCK
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        part = data[at + 7 : at + 7 + size]
+        if kind in (1, 2):
+            found.append(part)
+        else:
+            found[-1] += part
+        at += 7 + size
+    return found
+
+
 def run_record(run_id: str, project: str = "logs", entity: str = "team", **fields: Any) -> bytes:
     record = pb.Record(num=1)
     record.run.run_id, record.run.project, record.run.entity = run_id, project, entity

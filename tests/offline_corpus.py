@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import pickle
+import struct
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from corpus import MAKERS, Truth, sdk
+from google.protobuf.message import DecodeError
+from logfiles import HEADER, framed, unframed
+from wandb.proto import wandb_internal_pb2 as pb
 
 ONLINE = {"offline"}
 """Makers of tests/corpus.py that need a server, besides those that post lines themselves."""
@@ -97,6 +102,33 @@ def twice() -> Truth:
     return truth
 
 
+def crowded() -> Truth:
+    """Three rows a step, which the SDK does not log, but servers hold and logs may: steps put in by hand."""
+    with sdk("crowded") as (run, truth):
+        for i in range(12):
+            run.log({"x": i + 0.5, f"only{i % 3}": i})
+    [log] = (Path(os.environ["WANDB_DIR"]) / "wandb").glob("offline-run-*-crowded/*.wandb")
+    end = time.monotonic() + 30
+    while True:  # the SDK closes its log a little later
+        try:
+            records = [pb.Record.FromString(data) for data in unframed(log)]
+        except (struct.error, DecodeError):
+            records = []
+        if any(record.WhichOneof("record_type") == "exit" for record in records) or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            for item in record.history.item:
+                if list(item.nested_key) == ["_step"] or item.key == "_step":
+                    item.value_json = str(int(item.value_json) // 3)
+            record.history.step.num //= 3
+    new = log.with_suffix(".new")
+    new.write_bytes(HEADER + framed([record.SerializeToString() for record in records]))
+    new.replace(log)  # a file of its own: the SDK may still hold the old one
+    return truth
+
+
 def infinite_summary() -> Truth:
     with sdk("infinite") as (run, truth):
         run.log({"up": math.inf, "nan": math.nan, "list": [math.nan, 1]})
@@ -106,7 +138,7 @@ def infinite_summary() -> Truth:
 
 def makers() -> list[Callable[[], Truth]]:
     of_corpus = [make for make in MAKERS if "posted(" not in inspect.getsource(make) and make.__name__ not in ONLINE]
-    return [*of_corpus, documents, axes, console, things, twice, infinite_summary]
+    return [*of_corpus, documents, axes, console, things, twice, crowded, infinite_summary]
 
 
 if __name__ == "__main__":

@@ -249,6 +249,16 @@ def test_files_of_the_folder_are_shown_if_the_server_has_fewer(case: Case) -> No
     assert case.copy.sql("select name, size from files") == [("model.bin", 3)]
 
 
+def test_a_fork_s_log_lacks_the_rows_of_its_parent(case: Case) -> None:
+    """Which a server puts before its own."""
+    case.post(values(20))
+    fork = pb.Record.FromString(run_record(case.name, case.project, "local"))
+    fork.run.branch_point.run, fork.run.branch_point.value, fork.run.branch_point.metric = "parent", 11, "_step"
+    write_log(case.folder, case.name, [bytes(fork.SerializeToString()), *logged(values(8, start=12))])
+    sync_both(case, "server")
+    assert case.only()["origin"] is None and case.only()["history_rows"] == 20
+
+
 def test_bytes_of_the_folder_are_those_of_the_servers_run(case: Case) -> None:
     """Files that are the same in both need not be downloaded."""
     case.write(logged(values(5)))

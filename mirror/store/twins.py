@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mirror.store.reader import Reader
     from mirror.store.writer import LogLine
 
+_COMPARED = 5
+"""First rows that have to agree."""
 _PIECE_BYTES = 16 << 20
 _CELL_BYTES = 64  # what a cell takes besides its text
 _LINES = 10_000
@@ -130,14 +132,14 @@ class Comparison:
         self._db: duckdb.DuckDBPyConnection = reader.connect()
         self._db.create_function("canonical", _canonical, ["VARCHAR"], "VARCHAR")
 
-    def begin_alike(self, log: Held, other: Held, rows: int = 5) -> bool | None:
-        """Whether the first rows are the same; None if one of the two has no rows."""
-        n = min(rows, log.rows("history"), other.rows("history"))
+    def begin_alike(self, log: Held, other: Held, *, anywhere: bool = False) -> bool | None:
+        """Whether the first rows of the log are the other's first ones, or some of them; None if one has no rows."""
+        n = min(_COMPARED, log.rows("history"), other.rows("history"))
         if not n:
             return None
         lossy = _is_lossy(log) or _is_lossy(other)
-        first = [self._query(h, "history", lossy, f"row < {n}") for h in (log, other)]
-        return bool(self._count(*first) == 0)
+        first = self._query(log, "history", lossy, f"row < {n}")
+        return self._count(first, self._query(other, "history", lossy, "true" if anywhere else f"row < {n}")) == 0
 
     def lacking(self, log: Held, other: Held, stream: Stream) -> tuple[int, int]:
         """How many rows of `other` the log lacks, and how many of the log `other` lacks."""

@@ -128,10 +128,16 @@ class _Merging:
 
     def _begins_alike(self, log: Held, other: Held) -> bool | None:
         same = self._compare.begin_alike(log, other)
+        if same is False and self._is_fork(log):  # a server puts the rows of the parent before those of the log
+            same = self._compare.begin_alike(log, other, anywhere=True)
         if same is not None:
             return same
         started = [_started(self._compare.run(held)["config"]) for held in (log, other)]
         return started[0] == started[1] if all(started) else None
+
+    def _is_fork(self, log: Held) -> bool:
+        point = _own_config(self._compare.run(log)["config"]).get("branch_point")
+        return isinstance(point, dict) and point.get("run_id") != log.key.run_id
 
     # -- stream by stream ---------------------------------------------------------------------------------
 
