@@ -180,6 +180,15 @@ def test_what_is_there_is_not_sent_again(lab: Lab) -> None:
         assert len(rows_at(lab.there, run_id)) == len(lab.lines.get(run_id, []))
 
 
+def test_everything_is_read_back_and_nothing_differs(lab: Lab) -> None:
+    done = push(lab.copy, lab.there, "--verify")
+    assert done.ok and "no difference" in done.stdout, done
+    compared = next(line for line in done.stdout.splitlines() if line.startswith("Read back and compared"))
+    rows = sum(map(len, (*lab.lines.values(), *lab.events.values())))
+    assert f" {len(lab.truths)} runs" in compared and f" {rows:,} rows" in compared
+    assert f" {sum(REPEATED.values())} rows with another step that say so" in compared
+
+
 def test_runs_are_not_sent_to_where_they_came_from(lab: Lab) -> None:
     refused = push(lab.copy, lab.source, url=lab.copy.url)
     assert refused.exit_code == 2 and "came from" in refused.stderr

@@ -24,6 +24,7 @@ KEY_VARIABLE = "MIRROR_SRC_API_KEY"
 @click.option("--again", is_flag=True, help="Send also what the ledger says is there and unchanged.")
 @click.option("--deleted-suffix", metavar="TEXT", help="Put TEXT behind ids of runs that were deleted there.")
 @click.option("--what", "whats", multiple=True, metavar="KINDS", help="Import only these: runs,artifacts,reports.")
+@click.option("--verify", is_flag=True, help="Read everything back afterwards and compare it, as `mirror verify` does.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched and sent; writes nothing.")
 @click.option("--rehearse", is_flag=True, help="Import into a server started for it; say what would not be kept.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -40,6 +41,7 @@ def command(
     again: bool,
     deleted_suffix: str | None,
     whats: tuple[str, ...],
+    verify: bool,
     dry_run: bool,
     rehearse: bool,
     quiet: bool,
@@ -91,6 +93,7 @@ def command(
     if dry_run and not root.exists():
         ctx.exit(int(not result.ok))
     source = canonical_source(next(iter(servers)))
-    sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, quiet, stop)
+    verify = verify or rehearse
+    sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, verify, quiet, stop)
     code = sending.send(dst_base_url, dry_run=dry_run, rehearse=rehearse)
     ctx.exit(code or int(not result.ok))

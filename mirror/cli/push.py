@@ -24,6 +24,7 @@ from mirror.cli.options import root_option, source_option
     help="Put TEXT behind ids of runs that were deleted there: a server never takes such an id again.",
 )
 @click.option("--what", "whats", multiple=True, metavar="KINDS", help="Send only these: runs,artifacts,reports.")
+@click.option("--verify", is_flag=True, help="Read everything back afterwards and compare it, as `mirror verify` does.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent where; writes nothing.")
 @click.option("--rehearse", is_flag=True, help="Send to a server started for it, and say what would not be kept.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -40,6 +41,7 @@ def command(
     again: bool,
     deleted_suffix: str | None,
     whats: tuple[str, ...],
+    verify: bool,
     dry_run: bool,
     rehearse: bool,
     quiet: bool,
@@ -65,11 +67,19 @@ def command(
       mirror push my-team --to https://wandb.example.org --remap my-team/old=new-team/new
       mirror push my-team/my-project --rehearse           what would be kept, changed or lost
       mirror push my-team/my-project --to https://wandb.example.org --dry-run
+      mirror push my-team/my-project --to mlflow:http://127.0.0.1:5000   into MLflow
     """
     from mirror.cli.sending import Sending, chosen_kinds
     from mirror.paths import parse
 
     whole = filter_ is None and all(parse(path).run_id is None for path in paths)
     kinds, stop = chosen_kinds(whats, whole), ctx.ensure_object(threading.Event)
-    sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, quiet, stop)
+    verify = verify or rehearse
+    sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, verify, quiet, stop)
+    if to is not None and to.startswith("mlflow:"):
+        if remap or whats or again or deleted_suffix or dry_run or rehearse:
+            raise click.UsageError(
+                "--remap, --what, --again, --deleted-suffix, --dry-run and --rehearse are for W&B's servers"
+            )
+        ctx.exit(sending.send_to_mlflow(to))
     ctx.exit(sending.send(to, dry_run=dry_run, rehearse=rehearse))

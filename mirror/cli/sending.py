@@ -40,6 +40,7 @@ class Sending:
     again: bool
     deleted_suffix: str | None
     kinds: Sequence[str]
+    verify: bool
     quiet: bool
     stop: threading.Event
 
@@ -66,6 +67,17 @@ class Sending:
                 self._say(f"Rehearsing: sending to a server of its own at {url}.")
                 return self._send(reader, rids, url, key, Path(place), dry_run=False)
 
+    def send_to_mlflow(self, uri: str) -> int:
+        """Send runs to an MLflow server, likewise."""
+        from mirror.importers.everything import Everything
+        from mirror.importers.to_mlflow import push_to_mlflow
+        from mirror.store import Reader
+
+        with Reader(self.root) as reader:
+            totals = push_to_mlflow(reader, self._chosen(reader), uri)
+        show(Everything({"runs": totals}), uri, quiet=self.quiet)
+        return int(not totals.ok)
+
     def _chosen(self, reader: Reader) -> list[int]:
         from mirror.cli.runs import selected
         from mirror.query.runs import rids
@@ -88,8 +100,34 @@ class Sending:
                 done = push_everything(
                     reader, rids, there, options, kinds=self.kinds or KINDS, progress=progress, stop=self.stop
                 )
-        show(done, to, quiet=self.quiet)
-        return int(not done.ok)
+            show(done, to, quiet=self.quiet)
+            proven = not self.verify or self.stop.is_set() or self._compare(reader, rids, there, options)
+        return int(not (done.ok and proven))
+
+    def _compare(self, reader: Reader, rids: Sequence[int], there: Destination, options: PushOptions) -> bool:
+        """Read everything back, and say what differs; whether nothing does."""
+        from dataclasses import replace
+
+        from mirror.cli.verify import _print as show_findings
+        from mirror.importers.origin import CONFIG_KEY
+        from mirror.paths import parse
+        from mirror.sources.wandb import WandbSource
+        from mirror.verify.against import Other, chosen, compare_project
+        from mirror.verify.findings import Findings
+
+        moved = {
+            (here.entity, here.project): (place.entity, place.project) for here, place in options.remapping.items()
+        }
+        other = Other(WandbSource(there.client, downloads=4), moved, same_server=False, origin=CONFIG_KEY)
+        findings, wanted = Findings(100), set(rids)
+        for held in list(chosen(reader, [parse(path) for path in self.paths], self.source)):
+            runs = [row for row in held.runs if row["rid"] in wanted]
+            held = replace(held, runs=runs, whole=held.whole and len(runs) == len(held.runs))
+            with steps(f"reading {held.entity}/{held.project} back", len(runs), unit="runs") as advance:
+                compare_project(reader, held, other, findings, workers=self.workers, stop=self.stop, progress=advance)
+        if not self.quiet or not findings.ok:
+            show_findings("Read back and compared", findings)
+        return findings.ok
 
     def _say(self, text: str) -> None:
         if not self.quiet:
