@@ -216,6 +216,34 @@ def test_a_mirror_that_is_kept_up_to_date_among_faults_loses_nothing(
     same(content(copy.root), content(fresh.root))
 
 
+def test_runs_that_listings_leave_out_are_asked_for_before_they_are_called_deleted(
+    server: Server, proxy: Faulty, copy: Copy
+) -> None:
+    """A listing that loses a run again and again, and does not count it either; and a run that is really gone."""
+    for i in range(30):
+        log_run(server, "losing", f"r{i:02}", logged(3))
+    copy.sync("local/losing")
+
+    def lose(request: Request, body: Any) -> Any:
+        if operation_of(request) == "Runs":
+            found = body["data"]["project"]
+            found["runs"]["edges"] = [e for e in found["runs"]["edges"] if e["node"]["name"] not in ("r03", "r04")]
+            found["runCount"] = len(found["runs"]["edges"])
+        if operation_of(request) == "RunsByName":
+            names = {v: k.replace("n", "r") for k, v in request.json["variables"].items()}
+            body["data"]["project"][names["r04"]] = None
+        return body
+
+    proxy.after = lose
+    for _ in range(2):
+        done = copy.sync("local/losing", ok=None)
+    assert copy.sql("select run_id from runs where project = 'losing' and deleted_at is not null") == [("r04",)]
+    assert "1 runs were not listed, and are kept as they are" in done.stderr
+    proxy.reset()
+    copy.sync("local/losing")
+    assert copy.sql("select run_id from runs where project = 'losing' and deleted_at is not null") == []
+
+
 def half(request: Request, body: Any) -> Any:
     """A listing that is suddenly half as long, and says so itself."""
     if operation_of(request) == "Runs" and (project := body["data"].get("project")):

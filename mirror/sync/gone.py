@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mirror.errors import SourceError
 from mirror.records import Listing, Project
 from mirror.store import Writer
 from mirror.store.catalog import Known
@@ -18,6 +19,7 @@ from mirror.sync.quarantine import Quarantine
 
 SEEN_GONE = 2
 """Something is called deleted when so many complete listings in a row lacked it."""
+_ASKED_TOGETHER = 25
 MOST_GONE = 0.1
 """If a larger part of what is held is gone, somebody has to say that this is meant."""
 
@@ -45,9 +47,16 @@ class Gone:
 
 
 def gone_runs(
-    writer: Writer, plan: Plan, listing: Listing, quarantine: Quarantine, changes: Changes, accept: bool
+    writer: Writer,
+    plan: Plan,
+    listing: Listing,
+    quarantine: Quarantine,
+    changes: Changes,
+    accept: bool,
+    there: Callable[[list[str]], Listing] | None = None,
 ) -> Gone:
-    """Mark the runs as deleted that two complete listings in a row lacked."""
+    """Mark the runs as deleted that two complete listings in a row lacked. `there` lists those of some run ids that
+    can be had by name: real listings were seen to leave out runs."""
     gone = Gone()
     if not plan.gone:
         return gone
@@ -59,11 +68,29 @@ def gone_runs(
     confirmed = [k for k in plan.gone if writer.missed(k.key) >= SEEN_GONE]
     gone.missing = len(plan.gone) - len(confirmed)
     if gone.believed(len(confirmed), plan.held, "runs", accept):
+        if there is not None:
+            found = _found(confirmed, there, gone)
+            confirmed = [k for k in confirmed if k.key.storage_id not in found]
         for known in confirmed:
             _bury(writer, known, quarantine)
             changes.deleted(known)
         gone.deleted = len(confirmed)
     return gone
+
+
+def _found(missing: list[Known], there: Callable[[list[str]], Listing], gone: Gone) -> set[str]:
+    """The storage ids of those that are there all the same, or that could not be asked for."""
+    found: set[str] = set()
+    for start in range(0, len(missing), _ASKED_TOGETHER):
+        part = missing[start : start + _ASKED_TOGETHER]
+        try:
+            found |= {run.key.storage_id for run in there([k.run_id for k in part]).runs}
+        except SourceError as e:
+            gone.messages.append(f"{len(part)} runs were not listed, and could not be asked for: {e}")
+            found |= {k.key.storage_id for k in part}
+    if found := found & {k.key.storage_id for k in missing}:
+        gone.messages.append(f"{len(found)} runs were not listed, and are kept as they are: they may still be there")
+    return found
 
 
 def _bury(writer: Writer, known: Known, quarantine: Quarantine) -> None:

@@ -126,7 +126,11 @@ def _sync(
     if whole:
         for back in plan.back:
             writer.set_fingerprint(back.key, back.fingerprint, checked_at=back.checked_at)
-        gone = gone_runs(writer, plan, listing, quarantine, changes, options.accept_deletions)
+
+        def there(run_ids: list[str]) -> Listing:
+            return source.listing(project.entity, project.name, run_ids)
+
+        gone = gone_runs(writer, plan, listing, quarantine, changes, options.accept_deletions, there)
     if whole and named is None and isinstance(source, WandbSource):
         # Other sources hand items over with the runs that name them.
         kinds = [kind for kind in KINDS if kind in options.what]
