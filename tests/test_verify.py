@@ -21,6 +21,8 @@ from commanding import Done, call
 from serving import Server, serving
 from syncing import Copy, log_run, logged, sampled
 
+import mirror
+
 CONFIG = {"lr": {"value": 0.1}, "opt": {"value": {"name": "adam", "betas": [0.9, 0.999]}}, "seed": {"value": 2**53 + 1}}
 SUMMARY: dict[str, Any] = {"loss": 0.25, "best": math.nan, "deep": {"a": {"b": 1}}, "big": 2**70}
 HOSTILE = [
@@ -278,6 +280,42 @@ def test_a_pushed_run_that_lost_something_is_found(server: Server, copy: Copy, v
         ("lost2", "history", 13, 13, "x", "23", "99"),
         ("lost2", "history", 17, 17, "", "{row}", "(nothing)"),
     }
+
+
+def test_points_of_mlflow_are_found_in_the_rows_made_of_them(server: Server, tmp_path: Path, verify: Any) -> None:
+    """A row for each point in the mirror, in the order of their times; several at one step, one value changed there."""
+    points = [("a", 0, 1.5, 10), ("b", 0, 2.5, 11), ("a", 0, 3.5, 12), ("a", 7, math.nan, 13), ("b", 3, -1.0, 14)]
+    root = tmp_path / "mlflow"
+    with mirror.open(root, write=True) as m:
+        key = mirror.RunKey("mlflow:here", "1", "mlflow", "exp", "r1")
+        m.put_projects([mirror.Project("mlflow:here", "mlflow", "exp", storage_id="1")])
+        m.put_runs([mirror.Run(key, name="n", state="finished", config='{"lr":{"value":"0.1"}}')])
+        m.put_history(key, [{"_step": step, "_timestamp": 1.7e9 + at, name: v} for name, step, v, at in points])
+        m.put_files(key, [])
+    remap = ["--remap", "mlflow/exp=local/fromml"]
+    pushed = call("push", "mlflow/exp", "--to", server.url, *remap, root=root)
+    assert pushed.code == 0, pushed
+    done, found = verify("--against", server.url, *remap, root=root)
+    assert done.code == 0 and found["against"]["compared"]["points"] == len(points), found
+    rows = [
+        {
+            "_step": 0,
+            "_timestamp": 1.7e9 + 10,
+            "a": 1.5,
+            "b": 2.5,
+            "mirror_origin/times": json.dumps({"b": 1.7e9 + 11}),
+        },
+        {"_step": 1, "_timestamp": 1.7e9 + 12, "a": 3.75, "mirror_origin/step": 0},
+        {"_step": 3, "_timestamp": 1.7e9 + 14, "b": -1.0},
+        {"_step": 8, "_timestamp": 1.7e9 + 13.5, "a": math.nan, "mirror_origin/step": 7},
+    ]
+    log_run(server, "badml", "r1", rows, displayName="n", config='{"mirror_origin":{"value":{"path":"x"}}}')
+    _, found = verify("--against", server.url, "--remap", "mlflow/exp=local/badml", root=root)
+    said = [(one["step"], one["key"], one["here"], one["there"]) for one in found["against"]["listed"]]
+    assert [one for one in said if one[0] is not None] == [
+        (0, "a", "3.5 at 1700000012.0", "3.75 at 1700000012.0"),
+        (7, "a", "NaN at 1700000013.0", "NaN at 1700000013.5"),
+    ]
 
 
 def test_deletable_says_why_not(server: Server, copy: Copy, verify: Any) -> None:

@@ -107,12 +107,13 @@ def _against(
     from dataclasses import replace
 
     from mirror.importers.origin import CONFIG_KEY
+    from mirror.importers.outgoing import config_of
     from mirror.verify.against import Other, chosen, compare_project, connected, meant, remapping
     from mirror.verify.deletable import verdicts
 
     moved = remapping(remap)
     with closing(connected(reader, against, workers)) as server:
-        other = Other(server, moved, origin=CONFIG_KEY)
+        other = Other(server, moved, origin=CONFIG_KEY, config_of=config_of)
         rids: list[int] = []
         projects = list(chosen(reader, paths, source))
         among = projects if paths else meant(projects, other)

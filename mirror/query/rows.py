@@ -7,6 +7,7 @@ weight are read and rebuilt one after another, so neither a million rows nor cel
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import NotFoundError
@@ -86,22 +87,44 @@ def by_step(
     with asking(reader) as connection:
         gen = generation(connection, rid, stream)
         cells = f"from {reader.relation(TABLE[stream], rid)} where gen = ?"
-        place = "{'step': step, 'row': row}"
-        bounds = connection.execute(
-            f"with r as (select step, row, count(*) * {_CELL_BYTES} + coalesce(sum(strlen(j)), 0) as weight {cells} "
-            "group by all), p as (select step, row, sum(weight) over (order by step nulls first, row "
-            f"rows unbounded preceding) // {int(stretch_bytes)} as part from r) "
-            f"select step is null, min({place}), max({place}) from p group by part, step is null order by 1 desc, 2",
+        weight = f"count(*) * {_CELL_BYTES} + coalesce(sum(strlen(j)), 0)"
+        blocks = connection.execute(
+            f"select row // {_BLOCK}, {weight}, min(step), max(step), count(*) - count(step) {cells} "
+            "group by 1 order by 1",
             [gen],
         ).fetchall()
-        for stepless, first, last in bounds:
-            if stepless:
-                span, params = "step is null and row between ? and ?", [first["row"], last["row"]]
-            else:
-                span = "step between ? and ? and (step > ? or row >= ?) and (step < ? or row <= ?)"
-                params = [first["step"], last["step"], *first.values(), *last.values()]
+        spans: Iterator[tuple[str, list[int]]]
+        stepless = all(block[2] is None for block in blocks)
+        if stepless or (not any(block[4] for block in blocks) and all(a[3] <= b[2] for a, b in pairwise(blocks))):
+            spans = (
+                ("row between ? and ?", [first * _BLOCK, last * _BLOCK + _BLOCK - 1])
+                for first, last in evenly([block[:2] for block in blocks], stretch_bytes)
+            )
+        else:
+            spans = _by_step(connection, cells, weight, gen, stretch_bytes)
+        for span, params in spans:
             query = f"select key, path_id, row, step, kind, v, j {cells} and {span}"
             yield connection.sql(query, params=[gen, *params]).to_arrow_table()
+
+
+def _by_step(
+    connection: duckdb.DuckDBPyConnection, cells: str, weight: str, gen: int, stretch_bytes: int
+) -> Iterator[tuple[str, list[int]]]:
+    """Conditions for pieces of a stream whose steps go back, or are missing."""
+    place = "{'step': step, 'row': row}"
+    bounds = connection.execute(
+        f"with r as (select step, row, {weight} as weight {cells} group by all), p as (select step, row, "
+        f"sum(weight) over (order by step nulls first, row rows unbounded preceding) // {int(stretch_bytes)} as part "
+        f"from r) select step is null, min({place}), max({place}) from p group by part, step is null "
+        "order by 1 desc, 2",
+        [gen],
+    ).fetchall()
+    for stepless, first, last in bounds:
+        if stepless:
+            yield "step is null and row between ? and ?", [first["row"], last["row"]]
+        else:
+            span = "step between ? and ? and (step > ? or row >= ?) and (step < ? or row <= ?)"
+            yield span, [first["step"], last["step"], *first.values(), *last.values()]
 
 
 def holds(keys: Sequence[str]) -> tuple[str, list[Any]]:
@@ -123,12 +146,12 @@ def generation(connection: duckdb.DuckDBPyConnection, rid: int, stream: Stream) 
     return int(found[0])
 
 
-def evenly(weights: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """First and last block of stretches that weigh about `_STRETCH_BYTES`."""
+def evenly(weights: Sequence[tuple[int, int]], most: int = _STRETCH_BYTES) -> Iterator[tuple[int, int]]:
+    """First and last block of stretches that weigh about `most` bytes."""
     start = 0
     total = 0
     for i, (_, weight) in enumerate(weights):
-        if i > start and total + weight > _STRETCH_BYTES:
+        if i > start and total + weight > most:
             yield weights[start][0], weights[i - 1][0]
             start, total = i, 0
         total += weight

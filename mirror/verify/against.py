@@ -41,12 +41,13 @@ Place = tuple[str, str]
 @dataclass(frozen=True)
 class Other:
     """The server to compare with. `remapping` says where projects went, `same_server` that the runs were mirrored
-    from there, `origin` is the key of the config under which an import says where a run is from."""
+    from there, `origin` and `config_of` are what an import does: see `Expected`."""
 
     source: WandbSource
     remapping: Mapping[Place, Place] = field(default_factory=dict)
     same_server: bool = True
     origin: str = ""
+    config_of: Callable[[Mapping[str, Any]], str | None] | None = None
 
     def place(self, entity: str, project: str) -> Place:
         return self.remapping.get((entity, project), (entity, project))
@@ -213,7 +214,7 @@ def _compare(
     stop: threading.Event,
     progress: Callable[[int], None],
 ) -> None:
-    expected = Expected(other.same_server, other.origin)
+    expected = Expected(other.same_server, other.origin, other.config_of)
     runs: dict[RunKey, RunCompared] = {}
     wanted = []
     for row in rows:

@@ -369,14 +369,15 @@ def compared(a: Cell, b: Cell) -> str:
         return values.OTHER
     if a[0] < LIST and b[0] < LIST and a[0] == b[0] and a[0] != STRING and a[2] is None and b[2] is None:
         return values.OTHER
-    return values.compare(_value(a), _value(b))
+    return values.compare(as_value(a), as_value(b))
 
 
 def text(cell: Cell) -> str:
-    return values.shown(_value(cell))
+    return values.shown(as_value(cell))
 
 
-def _value(cell: Cell) -> Any:
+def as_value(cell: Cell) -> Any:
+    """The exact value of a cell."""
     kind, bits, j = cell
     if kind == NONFINITE:
         return _double(bits)

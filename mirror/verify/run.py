@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from mirror.store.cells import decode
 from mirror.verify import values
 from mirror.verify.console import ConsoleCompared
 from mirror.verify.findings import Findings, as_json, plain
+from mirror.verify.points import PointsCompared
 from mirror.verify.rows import RowsCompared
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ FIXED = ("state", "sweep", "username", "user_name", "created_at", "fork_run_id",
 class Expected:
     """How far the other side can be the same. `same_server`: the runs were mirrored from it, so that everything is
     compared; elsewhere what nobody can set is left out, and more files are no difference. `origin` is the key of the
-    config under which an import says where a run is from and what it changed."""
+    config under which an import says where a run is from and what it changed, `config_of` makes the config that is sent
+    of a run that came from MLflow (a row of `runs_raw`)."""
 
     same_server: bool = True
     origin: str = ""
+    config_of: Callable[[Mapping[str, Any]], str | None] | None = None
 
 
 class RunCompared:
@@ -61,10 +64,12 @@ class RunCompared:
         self._expected = expected
         self._findings = findings
         self.where = f"{row['entity']}/{row['project']}/{row['run_id']}"
-        self._rows: dict[Stream, RowsCompared] = {}
+        self._rows: dict[Stream, RowsCompared | PointsCompared] = {}
         self._found: dict[Stream, Findings] = {}
         self._over: set[Stream] = set()
         self._console = ConsoleCompared(reader, row["rid"], self.where, findings)
+        # Points of MLflow become rows, and its params typed values, when they are sent to W&B.
+        self._reshaped = not expected.same_server and str(row["source"]).startswith("mlflow:")
         self._taken = False
         self._imported = False
         self.finished = False
@@ -99,15 +104,20 @@ class RunCompared:
 
     # -- rows ---------------------------------------------------------------------------------------------
 
-    def _compared(self, stream: Stream) -> RowsCompared:
+    def _compared(self, stream: Stream) -> RowsCompared | PointsCompared:
         if stream not in self._rows:
             sent = stream == "history" and self._imported
             read = (self._reader, self._row["rid"], stream)
-            here = stretches(*read) if sent else by_step(*read, stretch_bytes=_PIECE)
+            here = stretches(*read) if sent and not self._reshaped else by_step(*read, stretch_bytes=_PIECE)
             name = "history" if stream == "history" else "system metrics"
             self._found[stream] = self._findings.sheet()
             moved = f"{self._expected.origin}/step" if sent else None
-            self._rows[stream] = RowsCompared(self.where, name, here, self._found[stream], moved)
+            into = self._found[stream]
+            self._rows[stream] = (
+                PointsCompared(self.where, name, here, into, self._expected.origin)
+                if self._reshaped and stream == "history"
+                else RowsCompared(self.where, name, here, into, moved)
+            )
         return self._rows[stream]
 
     def _feed(self, stream: Stream, rows: Sequence[str], step: Rows | None = None) -> None:
@@ -178,6 +188,8 @@ class RunCompared:
                 self._findings.differ(self.where, "attributes", key=name, here=as_json(here), there=as_json(there))
         self._findings.count(attributes=len(names))
         config, summary, metadata = self._documents()
+        if self._reshaped and self._expected.config_of is not None:
+            config = self._expected.config_of(dict(self._row) | {"config_raw": config})
         self._tree("config", config, run.config)
         self._tree("summary", summary, run.summary)
         if run.metadata is not None or (metadata is not None and self._expected.same_server):
