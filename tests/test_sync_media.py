@@ -51,6 +51,9 @@ first.add_dir(str(folder))
 first.add(wandb.Table(columns=["k", "v"], data=[[i, i / 4] for i in range(5)]), "tab")
 first.add(wandb.Table(columns=["k", "w"], data=[[i, str(i)] for i in range(3)]), "other")
 first.add(wandb.JoinedTable("tab.table.json", "other.table.json", "k"), "both")
+first.add(wandb.Table(columns=["k"], data=[[1], [2]]), "parts/one")
+first.add(wandb.Table(columns=["z", "k"], data=[["x", 3]]), "parts/two")
+first.add(wandb.data_types.PartitionedTable("parts"), "all")
 run.log_artifact(first).wait()
 more = wandb.Artifact("ds", "dataset", incremental=True)
 (folder.parent / "new.txt").write_text("new")
@@ -399,7 +402,7 @@ def test_a_purge_takes_bytes_and_tables_along(server: Server, tmp_path: Path) ->
     [
         ("table:local/p/r1:tt", "did you mean `table:local/p/r1:t"),
         ("table:local/p", "names no table"),
-        ("table:local/p/ds:v0", "holds 3 tables"),
+        ("table:local/p/ds:v0", "holds 6 tables"),
         ("table:" + "0" * 64, "does not hold the bytes"),
     ],
 )

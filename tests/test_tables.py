@@ -16,7 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirror.store import tablefiles
+import mirror
+from mirror.errors import QueryError
+from mirror.query.sql import execute
+from mirror.records import FileEntry, Run, RunKey
+from mirror.store import Reader, tablefiles
 from mirror.store.blobs import incoming
 from mirror.store.layout import Layout
 from mirror.store.tablefiles import TableFile, convert, table_path
@@ -158,6 +162,38 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
         last = duckdb.sql(f"select * from read_parquet('{table_path(layout.tables, sha256)}') where i = {n - 1}")
         assert last.fetchall() == [(n - 1, (n - 1) / 7, f"text {n - 1}", json.dumps({"x": n - 1}))]
     assert peaks[1] < peaks[0] + 40_000, peaks  # kB; the larger file has 11 MB more of JSON, 60 MB as objects
+
+
+def test_the_folder_of_tables_opens_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    with mirror.open(root, write=True) as m:
+        m.put_runs([Run(RunKey("local", "1", "e", "p", "r"))])
+    found, path = made(root, '{"columns": ["a"], "data": [[1]]}')
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    (root / "near.csv").write_text("a\n1\n")
+    with Reader(root) as reader:
+        assert execute(reader, f'select * from "table:{path.stem}"').fetchall() == [(1,)]
+        for name in ("tables/../near.csv", "tables/../../secret.csv", f"tables/{path.parent.name}/../../near.csv"):
+            with pytest.raises(QueryError, match=r"Cannot access|no table"):
+                execute(reader, f"select * from '{root}/{name}'").fetchall()
+        for write in ("copy (select 1) to '{}'", "with x as (copy (select 1) to '{}') select 1"):
+            with pytest.raises(QueryError, match="refused COPY"):
+                execute(reader, write.format(path))
+    assert found.row_count == 1 and rows(path)[1] == [(1,)]
+
+
+def test_names_that_differ_in_case_only_are_refused_together(tmp_path: Path) -> None:
+    for run_id in ("r", "R"):
+        key = RunKey("local", run_id, "e", "p", run_id)
+        with mirror.open(tmp_path / "m", write=True) as m:
+            m.put_runs([Run(key)])
+            blob = made(tmp_path / "m", json.dumps({"columns": ["a"], "data": [[run_id]]}))[1].stem
+            m.put_files(key, [FileEntry("t.table.json", sha256=blob)])
+            m.put_history(key, [{"_step": 0, "t": {"_type": "table-file", "path": "t.table.json"}}])
+    with Reader(tmp_path / "m") as reader:
+        assert execute(reader, 'select a from "table:e/p/r:t"').fetchall() == [("r",)]
+        with pytest.raises(QueryError, match="differ in case only"):
+            execute(reader, 'select a from "table:e/p/R:t"')
 
 
 def test_a_file_is_made_once(tmp_path: Path) -> None:
