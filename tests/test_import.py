@@ -324,3 +324,22 @@ def test_a_conflicting_netrc_entry_changes_nothing(
     importer = WandbImporter(source.url, source.key, there.url, there.key, root=tmp_path / "m")
     assert importer.import_all(["local/other"]).ok
     assert held(there, "other")["plain"]["historyLineCount"] == 3
+
+
+def test_sweeps_get_new_ids_once_and_runs_belong_to_them(source: Server, there: Server, tmp_path: Path) -> None:
+    mutation = "mutation S($i: UpsertSweepInput!) { upsertSweep(input: $i) { sweep { name } } }"
+    config = "method: random\nmetric: {name: loss, goal: minimize}\nparameters: {lr: {min: 0.1, max: 0.5}}\n"
+    given = {"entityName": "local", "projectName": "sweeping", "config": config, "displayName": "search é"}
+    sweep = source.graphql(mutation, i=given)["upsertSweep"]["sweep"]["name"]
+    for run_id in ("one", "two"):
+        log_run(source, "sweeping", run_id, logged(2), sweep=sweep)
+    importer = WandbImporter(source.url, source.key, there.url, there.key, root=tmp_path / "m")
+    totals = importer.import_runs(["local/sweeping"])
+    assert totals.ok and totals.notes["changed", "sweep"][0] == 2
+    assert importer.import_runs(["local/sweeping"], incremental=False).done == 2
+    query = '{ project(name: "sweeping") { sweeps { edges { node { name displayName config runCount } } } } }'
+    (edge,) = there.graphql(query)["project"]["sweeps"]["edges"]
+    assert edge["node"]["displayName"] == "search é" and edge["node"]["config"] == config
+    assert edge["node"]["name"] != sweep and edge["node"]["runCount"] == 2
+    assert all(json.loads(run["config"])["mirror_origin"]["value"]["sweep"] == sweep
+               for run in held(there, "sweeping").values())  # fmt: skip

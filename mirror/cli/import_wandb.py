@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 
-from mirror.cli.options import root_option
+from mirror.cli.options import filter_text, root_option
 from mirror.errors import UsageError
 
 KEY_VARIABLE = "MIRROR_SRC_API_KEY"
@@ -61,6 +62,7 @@ def command(
       mirror import wandb my-team/my-project --rehearse
     """
     from mirror.cli.progress import watching
+    from mirror.cli.selection import server_filter
     from mirror.cli.sending import Sending, chosen_kinds
     from mirror.cli.sync import _show_errors, _show_plan
     from mirror.cli.sync import _stopping as stopping
@@ -77,7 +79,9 @@ def command(
         raise UsageError("the paths are on several servers: import from one after the other")
     whole = filter_ is None and not any(target.run_ids for wanted in servers.values() for target in wanted)
     kinds = chosen_kinds(whats, whole)
-    options = Options(workers=2 * workers, bytes=WantedBytes(everything=True))
+    filter_ = None if filter_ is None else filter_text(filter_)
+    wanted = server_filter(filter_, None, (), datetime.now(timezone.utc))
+    options = Options(workers=2 * workers, filters=wanted, bytes=WantedBytes(everything=True))
     with stopping(stop), watching(quiet=quiet, verbose=False) as progress:
         session = Session(root, options, progress=progress, stop=stop, key=os.environ.get(KEY_VARIABLE))
         if dry_run:
