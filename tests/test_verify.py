@@ -297,7 +297,7 @@ def test_points_of_mlflow_are_found_in_the_rows_made_of_them(server: Server, tmp
     assert pushed.code == 0, pushed
     done, found = verify("--against", server.url, *remap, root=root)
     assert done.code == 0 and found["against"]["compared"]["points"] == len(points), found
-    rows = [
+    rows: list[Any] = [
         {
             "_step": 0,
             "_timestamp": 1.7e9 + 10,
