@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -30,7 +30,7 @@ _CONNECTIONS = 32
 _PATIENCE = (10, 120)
 """Seconds to connect, and between two pieces of an answer."""
 _RETRY = Retry(total=5, connect=2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
-"""Every request only reads, those by POST too."""
+"""Every request may be made twice: those by POST read as well, or write what MLflow keeps once."""
 
 
 class RestRoad:
@@ -135,6 +135,22 @@ class RestRoad:
                     out.write(chunk)
         except requests.exceptions.RequestException as e:
             raise TransientSourceError(f"the download broke off ({type(e).__name__}): sync again", e) from e
+
+    # -- writing, for those who send runs here ------------------------------------------------------------
+
+    def write(self, path: str, asked: Json) -> Json:
+        return self._ask("POST", path, asked) or {}
+
+    def upload(self, experiment_id: str, run_id: str, name: str, content: bytes | IO[bytes]) -> None:
+        """Put an artifact, by the server's own proxy. Raises SourceError if it has none."""
+        place = f"{experiment_id}/{run_id}/artifacts/{name}"
+        url = f"{self.base_url}/api/2.0/mlflow-artifacts/artifacts/{quote(place)}"
+        try:
+            response = self._session.put(url, data=content, timeout=_PATIENCE)
+        except requests.exceptions.RequestException as e:
+            raise TransientSourceError(f"`{name[:200]}` could not be sent ({type(e).__name__}): send again", e) from e
+        if response.status_code != 200:
+            raise TerminalSourceError(f"`{name[:200]}` was refused ({response.status_code}) by `{self.base_url}`")
 
     # -- asking -------------------------------------------------------------------------------------------
 
