@@ -42,6 +42,10 @@ _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
 
+class _Doubtful(TransientSourceError):
+    """What came is not what the server announced; it may as well be wrong about that."""
+
+
 class WandbSource:
     """See `mirror.sources.protocol.Source`. `page_rows` bounds the rows asked for at once, `downloads` the
     files fetched at the same time; `open_export` reads export files, without it rows are the only road."""
@@ -187,7 +191,7 @@ class WandbSource:
         try:
             manifest = self._whole_manifest(reader, first)
         except SourceError as e:
-            reader.trouble("files", e)
+            reader.trouble("files", e, doubtful=isinstance(e, _Doubtful))
             return None
         reader.manifest = manifest
         entry = next((f for f in manifest.files if f.name == METADATA_FILE), None)
@@ -207,7 +211,7 @@ class WandbSource:
         if self._counts_files and len(found.files) < (first.count or 0):
             again = documents.fetch_files(self.client, reader.run.key)
             if not again.files:
-                raise TransientSourceError(f"no files are listed, the server says it has {first.count}")
+                raise _Doubtful(f"no files are listed, the server says it has {first.count}")
             self._counts_files = len(again.files) > len(found.files)
             found = again if self._counts_files else found
         return found
@@ -225,7 +229,7 @@ class WandbSource:
             try:
                 content = metadata.result()
             except SourceError as e:
-                reader.trouble("files", e)
+                reader.trouble("files", e, doubtful=isinstance(e, _Doubtful))
             else:
                 text = None if content is None else content.decode("utf-8", "replace")
                 run = replace(run, metadata=text)
@@ -274,7 +278,7 @@ class WandbSource:
                 file.seek(0)
                 yield from reader.console.take(file)
         except SourceError as e:
-            reader.trouble("logs", e)
+            reader.trouble("logs", e, doubtful=isinstance(e, _Doubtful))
 
     def _ask_rows(
         self, asking: Sequence[tuple[RunReader, rows.RowsAsk]], patience: Patience
@@ -352,7 +356,7 @@ def _parts(items: Sequence[_Item], error: SourceError) -> list[list[_Item]]:
 
 def _check_size(entry: FileEntry, size: int) -> None:
     if entry.size is not None and entry.size != size:
-        raise TransientSourceError(f"{size} bytes of `{entry.name}` came, {entry.size} were announced: sync again")
+        raise _Doubtful(f"{size} bytes of `{entry.name}` came, {entry.size} were announced: sync again")
 
 
 def _digest(*values: object) -> str:
