@@ -32,9 +32,10 @@ class Api:
 
     `overrides` may name an `entity` and a `project` for paths that leave them out (then WANDB_ENTITY and
     WANDB_PROJECT count, then the only entity of the mirror), and the `base_url` of a server, which narrows
-    everything to what was mirrored from there; `source` (a host, e.g. `api.wandb.ai`) does the same. Nothing is
-    asked of any server, but with `online=True` bytes of files that the mirror does not hold, with the key of
-    `wandb login` or `api_key`. `timeout` is taken for wandb's sake. Raises StoreError if there is no mirror.
+    everything to what was mirrored from there; `source` (a host, e.g. `api.wandb.ai`) does the same. No server is
+    asked anything, but with `online=True`: for bytes of files that the mirror does not hold, and to edit runs, with
+    the key of `wandb login` or `api_key`. `timeout` is taken for wandb's sake. Raises StoreError if there is no
+    mirror.
     """
 
     def __init__(
