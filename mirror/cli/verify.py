@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 @click.option("--against", metavar="URL", help="Compare with this server, value by value.")
 @click.option("--remap", multiple=True, metavar="A/B=C/D", help="Project A/B is called C/D there; may be repeated.")
 @click.option("--deletable", is_flag=True, help="List runs whose originals could be deleted, and why others could not.")
-@click.option("--listed", default=100, show_default=True, metavar="N", help="Differences to list; all are counted.")
-@click.option("--workers", default=4, show_default=True, help="Requests at the same time.")
+@click.option(
+    "--listed", default=100, show_default=True, type=click.IntRange(min=0), help="Differences to list; all are counted."
+)
+@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Requests at the same time.")
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_context
 def command(
