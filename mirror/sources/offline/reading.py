@@ -47,7 +47,7 @@ _LARGEST_STATE = 1 << 20
 class Progress:
     """How far the logs of a run were read: `logs` to their ends, then `offset` bytes of the next. `check` is the
     CRC of the bytes before it, so that another log in its place is noticed, `size` that of the log as it was;
-    `next_step` follows the highest step, `files` is the version of the files."""
+    `next_step` follows the highest step, `files` is the version of the files, `place` where the run belongs to."""
 
     logs: list[str] = field(default_factory=list)
     log: str = ""
@@ -58,6 +58,7 @@ class Progress:
     next_step: int = 0
     system: int = 0
     size: int = 0
+    place: str = ""
 
 
 class RunReading:
@@ -81,6 +82,7 @@ class RunReading:
         self._lines: list[Line] = []
         self._system: list[str] = []
         self._is_done = False
+        self._place = f"{self.key.entity}/{self.key.project}"
         self._is_resumed = any(log.resumes for log in logs[1:])
 
     def steps(self) -> Iterator[Step]:
@@ -108,7 +110,8 @@ class RunReading:
         held, system = self._wanted.history, self._wanted.system
         read = [*progress.logs, progress.log]
         if (
-            [log.name for log in self._logs[: len(read)]] != read
+            progress.place not in ("", self._place)  # its documents have to name the new one
+            or [log.name for log in self._logs[: len(read)]] != read
             or any(log.rewound_to is not None or log.resumes for log in self._logs[len(read) :])
             or (held.rows, system.rows) != (progress.rows, progress.system)
             or held.pending
@@ -125,6 +128,7 @@ class RunReading:
         return True
 
     def _memo(self) -> str:
+        self._progress.place = self._place
         memo: dict[str, Any] = {"progress": asdict(self._progress)}
         if not self._document.ended and not self._is_done:  # what has ended hardly ever goes on
             memo |= {"document": self._document.as_json(), "console": asdict(self._console)}
