@@ -21,9 +21,9 @@ from mirror.errors import QueryError
 from mirror.query.sql import execute
 from mirror.records import FileEntry, Run, RunKey
 from mirror.store import Reader, tablefiles
-from mirror.store.blobs import incoming
+from mirror.store.blobs import incoming, table_path
 from mirror.store.layout import Layout
-from mirror.store.tablefiles import TableFile, convert, table_path
+from mirror.store.tablefiles import TableFile, convert
 
 
 def made(root: Path, text: str | bytes) -> tuple[TableFile, Path]:

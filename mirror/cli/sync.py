@@ -80,7 +80,11 @@ if TYPE_CHECKING:
 )
 @click.option("--include-deleted", is_flag=True, help="For MLflow: what it holds as deleted, too.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched; writes nothing.")
-@click.option("--accept-deletions", is_flag=True, help="Believe it when more than 10 % of a project's runs are gone.")
+@click.option(
+    "--accept-deletions",
+    is_flag=True,
+    help="Believe it when more than 10 % of what a project had is gone.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which key is used and what became of every project.")
 @click.pass_context

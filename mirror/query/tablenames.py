@@ -19,8 +19,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import QueryError
-from mirror.store.blobs import blob_path
-from mirror.store.tablefiles import SUFFIX, convert, table_path
+from mirror.store.blobs import TABLE_SUFFIX, blob_path, table_path
 from mirror.store.views import literal, quoted
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class _Named:
     def _of_run(self, entity: str, project: str, run_id: str, what: str) -> str | None:
         query = (
             "select source, blob, path from media where entity = ? and project = ? and run_id = ? and key = ? "
-            f"and suffix(path, '{SUFFIX}') and (? is null or step = ?) "
+            f"and suffix(path, '{TABLE_SUFFIX}') and (? is null or step = ?) "
             "qualify row_number() over (partition by source order by stream, row desc) = 1"
         )
         key, _, step = what.rpartition("@")
@@ -106,7 +105,7 @@ class _Named:
             "and a.entries_gen = e.gen where e.rid = ? and regexp_matches(e.path, '(^|[./-])table\\.json$')"
         )
         entries: dict[str, str | None] = dict(self._ask(query, [rid]))
-        wanted = [p for p in (path, path + SUFFIX) if p in entries] if path else list(entries)
+        wanted = [p for p in (path, path + TABLE_SUFFIX) if p in entries] if path else list(entries)
         if path and not wanted:
             return None
         if not path and len(wanted) != 1:
@@ -161,6 +160,8 @@ class _Named:
                 return _select(str(table_path(folder, sha256)))
         if not blob_path(layout.blobs, sha256).exists():
             raise self._lacking(sha256, sync)
+        from mirror.store.tablefiles import convert  # needs pyarrow, which few statements do
+
         # Logged to `mirror serve`, or by a release that did not know tables.
         found = convert(layout, sha256, private)
         if found.fields is None:
@@ -196,7 +197,7 @@ class _Named:
 
 
 def _plain(path: str) -> bool:
-    return path.endswith(SUFFIX)
+    return path.endswith(TABLE_SUFFIX)
 
 
 def _select(path: str) -> str:

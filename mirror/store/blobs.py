@@ -116,8 +116,17 @@ class Incoming:
         self._file.close()
 
 
+TABLE_SUFFIX = ".table.json"
+"""How names of W&B tables end."""
+
+
 def blob_path(folder: Path, sha256: str) -> Path:
     return folder / sha256[:2] / sha256
+
+
+def table_path(folder: Path, sha256: str) -> Path:
+    """Where the rows of a W&B table with these bytes lie, once they are read (`Layout.tables`)."""
+    return folder / sha256[:2] / f"{sha256}.parquet"
 
 
 @contextmanager

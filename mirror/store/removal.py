@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mirror.store import segments
-from mirror.store.blobs import blob_path, remove_partial
+from mirror.store.blobs import blob_path, remove_partial, table_path
 from mirror.store.catalog import Catalog
 from mirror.store.disk import explained, write_durably
 from mirror.store.layout import Layout
 from mirror.store.locks import FileLock
-from mirror.store.tablefiles import table_path
 from mirror.store.views import write_database
 
 

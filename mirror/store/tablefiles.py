@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mirror.errors import StoreError
-from mirror.store.blobs import blob_path
+from mirror.store.blobs import TABLE_SUFFIX, blob_path, table_path
 from mirror.store.disk import explained
 from mirror.store.layout import Layout
 from mirror.store.schema import tables
@@ -32,7 +32,6 @@ from mirror.store.schema import tables
 if TYPE_CHECKING:
     from mirror.store.commit import Batch
 
-SUFFIX = ".table.json"
 _FIELDS = b"mirror_fields"
 _CHUNK = 1 << 20
 _LONGEST = 256 << 20
@@ -57,15 +56,11 @@ class TableFile:
     note: str | None = None
 
 
-def table_path(folder: Path, sha256: str) -> Path:
-    return folder / sha256[:2] / f"{sha256}.parquet"
-
-
 def note_tables(batch: Batch, layout: Layout, rid: int, held: Mapping[str, str]) -> None:
     """Make Parquet files of the tables among files (sha256 by name) of a run or an artifact, and rows of `tables`."""
     rows = []
     for name, sha256 in held.items():
-        if name.endswith(SUFFIX):
+        if name.endswith(TABLE_SUFFIX):
             found = convert(layout, sha256)
             fields = None if found.fields is None else json.dumps(found.fields, ensure_ascii=False)
             row = {"rid": rid, "sha256": sha256, "row_count": found.row_count, "fields": fields, "note": found.note}
