@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     "--listed", default=100, show_default=True, type=click.IntRange(min=0), help="Differences to list; all are counted."
 )
 @click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Requests at the same time.")
-@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True,
+    help="For people, or for programs.",
+)  # fmt: skip
 @click.pass_context
 def command(
     ctx: click.Context,
