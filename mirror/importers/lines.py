@@ -138,7 +138,11 @@ def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int, int]:
     before = table.filter(pc.and_(pc.equal(table.column("key"), STEP), pc.equal(table.column("path_id"), 0)))
     again = pc.is_in(table.column("row"), value_set=before.column("row").combine_chunks())
     names = table.column("key").cast(pa.string())
-    key = pc.if_else(pc.and_(own, here), STEP, names)
+    # A step may be a dictionary, too, whose leaves lie under `_step.`.
+    inner = pc.and_(pc.starts_with(names, "_step."), pc.equal(pc.bit_wise_and(table.column("path_id"), 1), 1))
+    own = pc.or_(own, inner)
+    renamed = pc.binary_join_element_wise(STEP, pc.utf8_slice_codeunits(names, len("_step")), "")
+    key = pc.if_else(pc.and_(own, here), renamed, names)
     drop = pc.or_(pc.and_(here, pc.equal(table.column("kind").cast(pa.string()), "empty")),
                   pc.and_(pc.and_(own, here), again))  # fmt: skip
     kept = table.set_column(table.schema.get_field_index("key"), "key", key).filter(pc.invert(drop))
