@@ -154,8 +154,13 @@ def test_small_ones_are_merged_along_and_large_ones_wait(tmp_path: Path) -> None
     assert [len(g) for g in due(of(12, 5 << 20), most=128 << 20)] == [8]  # as many as may be open at once
     assert [len(g) for g in due(of(12, 1 << 20), most=128 << 20)] == [12]
     assert due(of(30, 120 << 20), most=128 << 20) == []
-    elsewhere = [FileRow(f.path.replace("/1/", "/2/"), *list(f.__dict__.values())[1:]) for f in of(9, 10_000)]
-    assert due(of(9, 10_000) + elsewhere) == []
+
+    def elsewhere(files: list[FileRow]) -> list[FileRow]:
+        return [FileRow(f.path.replace("/1/", "/2/"), *list(f.__dict__.values())[1:]) for f in files]
+
+    # Small ones of many projects become one, those of other projects are left alone as soon as they are not small.
+    assert [len(g) for g in due(of(9, 10_000) + elsewhere(of(9, 10_000)))] == [18]
+    assert due(of(9, 3 << 20) + elsewhere(of(9, 3 << 20)), most=128 << 20) == []
 
 
 def test_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from mirror.records import Fetched, Run, RunKey
 from mirror.server.history import ahead
 from mirror.server.history.ahead import ReadAhead
 from mirror.server.shelf import Shelves
-from mirror.store import Layout, Writer
+from mirror.store import Layout, Reader, Writer
+from mirror.store.compact import FEW, vacuum
 
 KEY = RunKey("a.example", "s1", "me", "p", "r")
 
@@ -103,3 +108,151 @@ def test_rows_that_came_since_are_in_the_next_page(tmp_path: Path) -> None:
     found = held.rows(shelves.newest(), later, "history", 20, 30)
     assert found is not None and [json.loads(t)["x"] for t in found] == [*range(20, 30), "new"]
     assert thinned(found, 3) == [found[0], found[5], found[-1]]
+
+
+# -- many small syncs ---------------------------------------------------------------------------------------
+
+
+def project_key(n: int) -> RunKey:
+    return RunKey("a.example", f"s{n}", "me", f"p{n % 20}", f"r{n}")
+
+
+def put_small(writer: Writer, n: int) -> None:
+    key = project_key(n)
+    writer.put_run(Run(key, name=f"r{n}", state="finished", config=json.dumps({"n": {"value": n}})))
+    writer.append(key, "history", [json.dumps({"_step": s, "loss": n / (s + 1)}) for s in range(5)])
+    writer.publish(key, "history", Fetched("history", "rows", got=5, total=5, complete=True))
+
+
+def test_many_small_syncs_leave_a_mirror_like_that_of_a_large_one(tmp_path: Path) -> None:
+    """40 syncs of one run each, each a session of its own, over 20 projects: as few files, as short a snapshot, the
+    same answers; what was replaced goes away."""
+    many, one, n = tmp_path / "many", tmp_path / "one", 40
+    for i in range(n):
+        with Writer(many) as writer:
+            put_small(writer, i)
+            writer._committer._stale = False  # mirror.duckdb is of no concern here, and costs the most
+    with Writer(many) as writer:
+        writer.compact()
+        assert vacuum(writer.layout, writer.catalog, grace=timedelta(0)) > 20
+        versions = writer.catalog.db.execute("select count(*) from streams where live = 0").fetchone()
+        assert versions == (0,)
+    with Writer(one) as writer:
+        for i in range(n):
+            put_small(writer, i)
+    for root in (many, one):
+        with Reader(root) as reader:
+            found = reader.connect().execute("select run_id, step, value from history where key = 'loss'").fetchall()
+            assert sorted(found) == sorted((f"r{i}", s, i / (s + 1)) for i in range(n) for s in range(5))
+            content = reader.snapshot.content["tables"]
+            assert all(len(table["files"]) < 4 * FEW for table in content.values()) or root is one
+    tables = json.loads((many / "snapshot.json").read_text())["tables"]
+    assert len(tables["history"]["files"]) < 2 * FEW  # and not one for each of 20 projects, or each sync
+    on_disk = len(list((many / "data").rglob("*.parquet")))
+    assert on_disk == sum(len(table["files"]) for table in tables.values())
+    # Runs of one sync after the other are neighbours: what a file holds is said in a few ranges.
+    assert max(len(file["rids"]) for table in tables.values() for file in table["files"]) <= 3
+    assert (many / "snapshot.json").stat().st_size < 40_000
+
+
+def test_numbers_that_no_run_got_are_given_back(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    with Writer(root) as first:
+        rid = first.put_run(Run(project_key(1)))
+        with Writer(root) as second:  # what another writer got in the meantime stays its own
+            other = second.put_run(Run(project_key(2)))
+    with Writer(root) as third:
+        found = [third.put_run(Run(project_key(n))) for n in (3, 4)]
+    assert len({rid, other, *found}) == 4 and found[1] == found[0] + 1 == other + 2
+
+
+# -- readers beside a sync ----------------------------------------------------------------------------------
+
+GRACE_SECONDS = 4.0
+READER = """
+import sys, threading, time
+from pathlib import Path
+from mirror.store import Reader
+
+root, stop, threads, grace = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+asked, problems, slowest = [0] * threads, [], [0.0] * threads
+
+def look(me):
+    last, began = 0, time.monotonic()
+    while not stop.exists() or not asked[me]:
+        try:
+            began = time.monotonic()
+            with Reader(root) as reader:
+                db = reader.connect()
+                for _ in range(2):  # the state stays as it is while it is open
+                    said, = db.execute("select coalesce(sum(history_rows), 0)::bigint from runs").fetchone()
+                    rows, total = db.execute(
+                        "select count(*), coalesce(sum(value), 0)::bigint from history where key = 'n'").fetchone()
+                    if said != rows or total != rows * (rows - 1) // 2:
+                        problems.append(f"torn: {said} rows said, {rows} there, their sum {total}")
+                if rows < last:
+                    problems.append(f"went back from {last} to {rows} rows")
+                last = rows
+        except Exception as e:
+            if time.monotonic() - began < grace / 2:  # a state that is held too long may lose its files
+                problems.append(repr(e))
+                return
+        asked[me] += 1
+        slowest[me] = max(slowest[me], time.monotonic() - began)
+
+workers = [threading.Thread(target=look, args=(i,)) for i in range(threads)]
+[w.start() for w in workers]
+[w.join() for w in workers]
+print(sum(asked), max(slowest), problems[:3])
+"""
+
+
+def read_beside_a_writer(root: Path, *, processes: int, threads: int, commits: int) -> tuple[int, float, int, int]:
+    """Questions answered, the longest one in seconds, commits made (`commits` or more), files deleted meanwhile. Fails
+    if a reader saw what never was, or lost a file within the period of grace.
+
+    Row number i holds `n` = i, so every state of the mirror is known by its number of rows.
+    """
+    with Writer(root) as writer:
+        writer.put_run(Run(KEY, name="r"))
+        writer.append(KEY, "history", ['{"_step": 0, "n": 0}'])
+    stop = root.with_name("stop")
+    command = [sys.executable, "-c", READER, str(root), str(stop), str(threads), str(GRACE_SECONDS)]
+    readers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    rows, made, deleted, end = 1, 0, 0, time.monotonic() + 120
+    try:
+        with Writer(root) as writer:
+            while (made < commits or not deleted) and time.monotonic() < end:
+                lines = [json.dumps({"_step": i, "n": i}) for i in range(rows, rows + 7)]
+                writer.append(KEY, "history", lines)
+                writer.commit()
+                rows, made = rows + 7, made + 1
+                deleted += vacuum(writer.layout, writer.catalog, grace=timedelta(seconds=GRACE_SECONDS))
+                time.sleep(0.05)
+        stop.touch()
+        outputs = [reader.communicate(timeout=60) for reader in readers]
+    finally:
+        for reader in readers:
+            reader.kill()
+    answered, slowest = 0, 0.0
+    for out, err in outputs:
+        count, longest, problems = out.split(maxsplit=2) if out else ("0", "0", err)
+        assert problems.strip() == "[]", problems
+        answered, slowest = answered + int(count), max(slowest, float(longest))
+    return answered, slowest, made, deleted
+
+
+def test_readers_beside_a_sync_see_whole_states(tmp_path: Path) -> None:
+    """8 processes of 3 threads, while small commits are made, merged and vacuumed."""
+    answered, slowest, commits, deleted = read_beside_a_writer(tmp_path / "m", processes=8, threads=3, commits=30)
+    print(f"{answered} questions, the slowest {slowest:.1f} s, {commits} commits, {deleted} files deleted")
+    assert answered >= 24 and deleted
+
+
+@pytest.mark.slow
+def test_a_hundred_readers_beside_a_sync(tmp_path: Path) -> None:
+    answered, slowest, commits, deleted = read_beside_a_writer(tmp_path / "m", processes=20, threads=5, commits=60)
+    print(f"{answered} questions, the slowest {slowest:.1f} s, {commits} commits, {deleted} files deleted")
+    assert answered >= 100 and deleted

@@ -7,7 +7,7 @@ writer publishes. The cost of a commit is in proportion to what changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -85,6 +85,15 @@ class Committer:
             self._stale = False
             self._described = time.monotonic()
             vacuum(self.layout, self.catalog)
+
+    def end(self, unused: Sequence[int]) -> None:
+        """Leave things tidy. Reserved numbers that no run got are given back if they were the last ones, so that many
+        small syncs give neighbours to neighbours: what a segment holds is written down as ranges of numbers."""
+        if unused:
+            with self.catalog.transaction():
+                if int(self.catalog.get("next_rid")) == max(unused) + 1:
+                    self.catalog.put("next_rid", str(min(unused)))
+        self.describe()
 
     def recover(self) -> None:
         """Finish or undo what writers that died have left: publish their last commit, remove their orphans."""

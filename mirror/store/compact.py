@@ -1,7 +1,8 @@
 """Compaction: many small segments become few, and rows that are no longer live go away.
 
 Segments of a table are merged when ten of about the same size have come together, so every row is rewritten a
-handful of times at most, however many commits brought it. Small merges are done along with a commit, large ones at
+handful of times at most, however many commits brought it. Cells lie in a folder for each project; small segments are
+merged across projects, into the folder 0. Small merges are done along with a commit, large ones at
 the end of a sync. What was replaced stays on the disk for a grace period, because readers that opened an older
 snapshot still read it.
 """
@@ -33,6 +34,7 @@ AT_ONCE = 8 << 20
 """Bytes that a commit may merge along: a second's work at most."""
 _OPEN, _OPEN_FILE = 56 << 20, 7 << 20  # bytes of memory that open files may take
 _STEP = 8.0  # each size class is this many times the one below
+_SMALL = 2 << 20
 GRACE = timedelta(minutes=10)
 _STREAM = {table: stream for stream, table in STREAM_TABLE.items()}
 _VERSION = {
@@ -92,22 +94,24 @@ def compact(
             made = _merge(layout, catalog, session, name(), files)
             if made is not None:
                 done = done.plus(files, made)
+                # At once: the files it replaced are kept for a period of grace only, which has begun.
+                with held(layout.commit_lock):
+                    publish(layout, catalog)
         # Many files that are merged at all become one in several rounds.
         groups = [g for g in _all(catalog.files(), most) if len(g) > 1] if everything else []
     if everything:
         _forget_the_dead(layout, catalog)
-    if done.merged or everything:
         with held(layout.commit_lock):
             publish(layout, catalog)
     return done
 
 
 def due(files: list[FileRow], most: int = AT_ONCE) -> list[list[FileRow]]:
-    """Groups of segments of one table, folder and size class that should become one."""
+    """Groups of segments of one table and size class, of one folder unless they are small, that should become one."""
     groups: dict[tuple[str, str, int], list[FileRow]] = {}
     for file in files:
         size = int(math.log(max(file.bytes, 4096), _STEP))
-        groups.setdefault((file.table, _folder(file), size), []).append(file)
+        groups.setdefault((file.table, _together(file), size), []).append(file)
     found = []
     for group in groups.values():
         if len(group) >= FEW:
@@ -121,7 +125,7 @@ def _all(files: list[FileRow], most: int) -> list[list[FileRow]]:
     """All segments, in groups that should become one; those of one file only lose their dead rows."""
     groups: dict[tuple[str, str], list[FileRow]] = {}
     for file in files:
-        groups.setdefault((file.table, _folder(file)), []).append(file)
+        groups.setdefault((file.table, _together(file)), []).append(file)
     return [part for group in groups.values() for part in _fitting(sorted(group, key=lambda f: f.bytes), most)]
 
 
@@ -143,6 +147,12 @@ def _folder(file: FileRow) -> str:
     return file.path.rpartition("/")[0]
 
 
+def _together(file: FileRow) -> str:
+    """What a segment may be merged with: the others of its project's folder, while it is small those of all projects.
+    A thousand small projects would be a thousand files otherwise, which every question has to open."""
+    return "" if file.bytes < _SMALL else _folder(file)
+
+
 def _merge(layout: Layout, catalog: Catalog, session: str, name: str, files: list[FileRow]) -> FileRow | None:
     """Put one segment in the place of these; None if another writer has merged some of them meanwhile."""
     table = files[0].table
@@ -158,7 +168,7 @@ def _merge(layout: Layout, catalog: Catalog, session: str, name: str, files: lis
         "replaces": [f.path.rpartition("/")[2].removesuffix(".parquet") for f in files],
     }
     pieces = merged([layout.root / f.path for f in files], schema, segments.ORDER.get(table, ()), live.keep)
-    shard = int(files[0].path.split("/")[2])
+    shard = int(files[0].path.split("/")[2]) if len({_folder(f) for f in files}) == 1 else 0
     made = segments.write_pieces(layout, name, table, pieces, schema, said, shard=shard)
     with held(layout.commit_lock), catalog.transaction():
         standing = {f.path for f in catalog.files() if f.table == table}

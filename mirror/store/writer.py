@@ -112,7 +112,7 @@ class Writer:
     def close(self) -> None:
         """Release everything; what was not committed is dropped."""
         try:
-            self._committer.describe()
+            self._committer.end(self._reserved)
         finally:
             self._cleanup.close()
 
