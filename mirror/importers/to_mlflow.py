@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 from mirror.errors import MirrorError, TerminalSourceError, UsageError
 from mirror.importers.account import Account, Totals
 from mirror.importers.run import MirroredRun, mirrored_runs
+from mirror.pool import Pool
 from mirror.query.rows import stretches
 from mirror.query.sql import asking
 from mirror.sources.mlflow.points import Point, Points, Spool
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _POINTS, _PAIRS = 1000, 100
 """How many metrics, and how many params or tags, a request of MLflow may have."""
+_AT_ONCE = 4
+"""Runs at the same time."""
 _CHARACTERS = 80_000
 """Of params in a request, which MLflow limits to a million bytes; a character may become 12 of JSON."""
 _LONGEST_PARAM, _LONGEST_TAG = 6000, 8000
@@ -51,14 +54,26 @@ def push_to_mlflow(reader: Reader, rids: Sequence[int], uri: str) -> Totals:
     server = RestRoad(uri, os.environ)
     experiments = {e["name"]: e for e in server.experiments(deleted=True)}
     totals = Totals()
-    for rid in rids:
-        (run,) = mirrored_runs(reader, [rid])
+
+    def send(run: MirroredRun) -> Account:
         account = Account(run.path, run.namespace.path, run.fingerprint())
         try:
             _Sending(reader, server, run, account).send(experiments)
         except MirrorError as e:
             account.error = str(e)
-        totals.add(account)
+        return account
+
+    pool = Pool(_AT_ONCE, "mlflow")
+    try:
+        for start in range(0, len(rids), _AT_ONCE):
+            runs = mirrored_runs(reader, rids[start : start + _AT_ONCE])
+            for name in {run.namespace.path for run in runs} - experiments.keys():
+                made = server.write("experiments/create", {"name": name})["experiment_id"]
+                experiments[name] = {"experiment_id": made, "lifecycle_stage": "active"}
+            for future in [pool.submit(send, run) for run in runs]:
+                totals.add(future.result())
+    finally:
+        pool.close()
     return totals
 
 
@@ -69,12 +84,9 @@ class _Sending:
         self._run = run
         self._account = account
 
-    def send(self, experiments: dict[str, Any]) -> None:
+    def send(self, experiments: Mapping[str, Any]) -> None:
         row, name = self._run.row, self._run.namespace.path
-        experiment = experiments.get(name)
-        if experiment is None:
-            made = self._server.write("experiments/create", {"name": name})["experiment_id"]
-            experiment = experiments[name] = {"experiment_id": made, "lifecycle_stage": "active"}
+        experiment = experiments[name]
         if experiment.get("lifecycle_stage") == "deleted":
             raise UsageError(f"experiment `{name}` was deleted there, and MLflow keeps its name: restore it first")
         run_id, done = self._opened(str(experiment["experiment_id"]))
@@ -172,7 +184,9 @@ class _Sending:
 
     def _check(self, run_id: str, sent: Points) -> None:
         """Read all points back. Raises TerminalSourceError for the first that is not what was sent."""
-        run = self._server.documents("", [run_id])[run_id]
+        run = self._server.documents("", [run_id]).get(run_id)
+        if run is None:
+            raise TerminalSourceError(f"run `{run_id}` is gone there: send it again")
         with self._server.points([run]) as found:
             there = found[run_id]
             if isinstance(there, MirrorError):
@@ -193,6 +207,8 @@ class _Sending:
     def _describe(self, run_id: str) -> None:
         params = []
         for key, held in json.loads(self._run.row["config_raw"] or "{}").items():
+            if key == "_wandb":
+                continue  # W&B's own; it is kept in mirror/config.json
             value = held.get("value") if isinstance(held, dict) else held
             for name, text in _flat(key, value):
                 params.append((_REFUSED.sub("_", name)[:250], self._cut(f"config {name}", text, _LONGEST_PARAM)))
@@ -221,6 +237,10 @@ class _Sending:
     def _files(self, run_id: str, experiment: str) -> None:
         """The documents as they are, and the files whose bytes the mirror holds."""
         row = self._run.row
+        for what in ("system", "logs"):
+            if row[f"{what}_rows"]:
+                name = "system metrics" if what == "system" else "console"
+                self._account.lost(name, "MLflow has no place for them but metrics and files", row[f"{what}_rows"])
         for name in ("config", "summary"):
             if row[f"{name}_raw"]:
                 self._upload(experiment, run_id, f"mirror/{name}.json", row[f"{name}_raw"].encode())
