@@ -143,7 +143,7 @@ FAULTS: dict[str, Fault] = {
     "cut": _cut,
     "cut and counted": _cut_and_counted,
     "slow": _slow,
-    "too slow": lambda request, answer, rnd: Silence(1.5),
+    "too slow": lambda request, answer, rnd: Silence(2.5),
     "errors": _errors,
     "error in part": _error_in_part,
     "no project": _no_project,

@@ -89,8 +89,9 @@ class Liar:
                 for name, value in {"Content-Type": "application/json", **action.headers}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(action.promise or len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                with suppress(OSError):  # a client that lost its patience has hung up
+                    self.end_headers()
+                    self.wfile.write(body)
                 if action.promise:
                     self.close_connection = True
 

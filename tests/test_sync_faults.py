@@ -126,7 +126,7 @@ def clean(proxy: Faulty, server: Server, tmp_path_factory: pytest.TempPathFactor
 def copy(proxy: Faulty, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Copy]:
     hurry(monkeypatch)
     proxy.reset()
-    yield Copy(tmp_path / "copy", proxy.url, server.key, {"WANDB_HTTP_TIMEOUT": "1"})
+    yield Copy(tmp_path / "copy", proxy.url, server.key, {"WANDB_HTTP_TIMEOUT": "2"})
     proxy.calm()
 
 

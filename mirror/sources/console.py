@@ -42,7 +42,7 @@ class ConsoleReader:
         self._memo_before = noted
         self._restart = False
         self._come = 0
-        self._asking = False
+        self._asking = self._repeated = False
         self._sure = was_final or not ended
         self._left_out = "logs" not in wanted.what
         if self._left_out or self._said is None or self._is_held(self._said):
@@ -88,6 +88,9 @@ class ConsoleReader:
             self._asking = False
             self.by_file = True
             return
+        if not answer.lines and self._come < (self._said or 0) and not self._repeated:
+            self._repeated = True  # there should be some: ask the same once more
+            return
         lines = [
             (self._come + i if number is None else number, at, level, text)
             for i, (number, at, level, text) in enumerate(answer.lines)
@@ -98,7 +101,10 @@ class ConsoleReader:
         self._cursor = answer.cursor or self._cursor
         self._asking = answer.more and advances
         if not self._asking and self._ended and self._come < (self._said or 0):
-            self.by_file = True
+            self.by_file = True  # which does not have the times
+            if not self._come:
+                error = f"no console lines came, the server says it has {self._said}"
+                self._steps.append(Trouble(self.key, "logs", error, doubtful=True))
 
     def shrink(self) -> bool:
         """Ask for less at once; False if that is not possible."""
