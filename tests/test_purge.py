@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mirror.errors import LockedError, NotFoundError
+from mirror.importers.account import Account
+from mirror.importers.ledger import Ledger
 from mirror.paths import parse
 from mirror.records import (
     Artifact,
@@ -97,11 +99,22 @@ def fill(root: Path) -> None:
             )  # fmt: skip
             w.log_sync(SyncReport("api.wandb.ai", "team", project, now(), now(), "ok", 2, 2, message=word))
             w.commit()
+            _sent(root, where.storage_id, f"team/{project}/art-{word}", "artifact")
+            for name in runs:
+                _sent(root, key(project, name).storage_id, f"team/{project}/{name}", "run")
         w.log_sync(SyncReport("api.wandb.ai", "team", "keep", now(), now(), "ok", 2, 2, message=MESSAGE))
         for n in range(25):  # something to compact, so that replaced files lie around
             k = key("keep", f"more{n}")
             w.put_run(Run(k, name=f"more{n}"))
             w.commit()
+
+
+def _sent(root: Path, storage_id: str, path: str, kind: str) -> None:
+    """What an importer notes of something it sent, once well and once not."""
+    for error in (None, "broken"):
+        account = Account(path, path, "f", error=error)
+        places = {"destination": "there", "namespace": path.rpartition("/")[0]}
+        Ledger(root, kind).write(account, source="api.wandb.ai", storage_id=storage_id, **places)
 
 
 def traces(root: Path, word: str = CANARY) -> list[str]:
@@ -131,6 +144,9 @@ def content(root: Path) -> dict[str, list[Any]]:
             if view in ("artifacts", "sync_log"):  # rows of other things that name the run lose its name, and stay
                 texts = [text.replace(repr(MESSAGE), "None").replace(repr(f"{CANARY}run"), "None") for text in texts]
             found[view] = sorted(text for text in texts if CANARY not in text)
+    ledgers = [line for path in root.glob("*_*.jsonl") for line in path.read_text().splitlines()]
+    found["ledgers"] = sorted(line for line in ledgers if CANARY not in line)
+    assert found["ledgers"]
     return found
 
 

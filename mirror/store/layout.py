@@ -41,6 +41,11 @@ class Layout:
         self.leases = self.root / "leases"
         self.sessions = self.root / "sessions"
 
+    @property
+    def ledgers(self) -> list[Path]:
+        """What importers note of what they sent: a line of JSON an outcome, with `source` and `storage_id`."""
+        return sorted([*self.root.glob("*_successes.jsonl"), *self.root.glob("*_failures.jsonl")])
+
     def make(self) -> None:
         """Create the folders of a new mirror; refuse a folder that holds something else."""
         if self.root.is_dir() and any(self.root.iterdir()) and not self._is_mirror():

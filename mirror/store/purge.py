@@ -157,7 +157,7 @@ def _purge(
         blobs = (blobs | _unnamed(layout, writer.session, named)) - named
         with held(layout.commit_lock):
             number = catalog.last_snapshot()[0] + 1
-            note(layout, number, sorted(chosen.rids), sorted(blobs))
+            note(layout, number, sorted(chosen.rids), sorted(blobs), _identities(catalog, chosen))
             catalog.db.execute("pragma secure_delete = on")
             with catalog.transaction():
                 _swap(catalog, writer.session, written, chosen)
@@ -173,6 +173,15 @@ def _purge(
     purged = Purged(len(chosen.runs), len(chosen.items), len(written), len(blobs), max(0, size - _size(layout.root)))
     _audit(layout, purged)
     return purged
+
+
+def _identities(catalog: Catalog, chosen: Chosen) -> list[tuple[str, str]]:
+    """Source and storage id of everything that is chosen."""
+    found = []
+    for table in ("runs", "items"):
+        rows = catalog.db.execute(f"select rid, source, storage_id from {table}")
+        found += [(source, storage_id) for rid, source, storage_id in rows if rid in chosen.rids]
+    return found
 
 
 def _may_hold(file: FileRow, chosen: Chosen) -> bool:

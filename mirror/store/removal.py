@@ -5,9 +5,10 @@ The note, ROOT/purge.json, holds numbers and checksums only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from mirror.store.locks import FileLock
 from mirror.store.views import write_database
 
 
-def note(layout: Layout, snapshot: int, rids: Sequence[int], blobs: Sequence[str]) -> None:
-    """Say what is to be deleted when `snapshot` is committed."""
-    text = json.dumps({"snapshot": snapshot, "rids": rids, "blobs": blobs}).encode()
+def note(
+    layout: Layout, snapshot: int, rids: Sequence[int], blobs: Sequence[str], named: Iterable[tuple[str, str]]
+) -> None:
+    """Say what is to be deleted when `snapshot` is committed. `named` are source and storage id of what is to go."""
+    checksums = sorted(_checksum(*pair) for pair in named)
+    text = json.dumps({"snapshot": snapshot, "rids": rids, "blobs": blobs, "named": checksums}).encode()
     with explained("writing purge.json"):
         write_durably(_note(layout), lambda f: f.write(text))
 
@@ -51,6 +55,8 @@ def finish(layout: Layout, catalog: Catalog) -> None:
         for sha256 in noted["blobs"]:
             blob_path(layout.blobs, sha256).unlink(missing_ok=True)
             table_path(layout.tables, sha256).unlink(missing_ok=True)
+        for ledger in layout.ledgers:
+            _strike(ledger, set(noted["named"]))
         remove_partial(layout.blobs)  # whosever they are: they begin anew
         for path in layout.leases.glob("*.lock"):  # they name projects; one that is needed is made again
             lock = FileLock(path)
@@ -61,6 +67,27 @@ def finish(layout: Layout, catalog: Catalog) -> None:
         catalog.db.execute("vacuum")  # freed pages still hold names
         write_database(layout, layout.read_snapshot())
     forget(layout)
+
+
+def _strike(ledger: Path, named: set[str]) -> None:
+    """Take lines about what is gone, and lines that a crash tore, out of a ledger."""
+
+    def stays(line: bytes) -> bool:
+        try:
+            found = json.loads(line)
+            return _checksum(found["source"], found["storage_id"]) not in named
+        except (ValueError, KeyError, TypeError):
+            return False
+
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if stays(line)]
+    if len(kept) < len(lines):
+        with explained("writing a ledger"):
+            write_durably(ledger, lambda f: f.writelines(kept), mode=0o600)
+
+
+def _checksum(source: str, storage_id: str) -> str:
+    return hashlib.sha256(f"{source}\0{storage_id}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _note(layout: Layout) -> Path:

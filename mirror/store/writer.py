@@ -363,7 +363,8 @@ class Writer:
         if isinstance(key, ItemKey):
             self._lease_for(key)
             self._buffered += self._items.hold(key, hashes, self._batch)
-            return self._flush_if_due()
+            self._flush_if_due()
+            return
         rid, state = self._opened(key).identity.rid, self._opened(key).streams.get("files", StreamState())
         note_tables(self._batch, self.layout, rid, hashes)
         rows = self._committer.read("files", [rid], [state.gen]).to_pylist()
@@ -391,8 +392,7 @@ class Writer:
 
     def _put_rows(self, key: RunKey, stream: str, columns: list[list[Any]], state: StreamState) -> None:
         found = self._opened(key)
-        n = len(columns[0])
-        ids = [[found.identity.rid] * n, [state.gen] * n]
+        ids = [[number] * len(columns[0]) for number in (found.identity.rid, state.gen)]
         made = pa.table([*ids, *columns], schema=tables()[STREAM_TABLE[stream]])
         self._batch.rows.setdefault(STREAM_TABLE[stream], []).append(made)
         self._buffered += made.nbytes
