@@ -271,7 +271,7 @@ def test_artifact_bytes(api: mirror.Api, tmp_path: Path, monkeypatch: pytest.Mon
 def test_artifact_bytes_that_are_elsewhere(api: mirror.Api, tmp_path: Path) -> None:
     with pytest.raises(OfflineError, match=r"`far` of team/digits/data:v0 is a reference to `s3://bucket/far`"):
         api.artifact("data").download(tmp_path / "x")
-    with pytest.raises(OfflineError, match="mirror sync team/digits --artifacts '[a-z]+/data:v0'"):
+    with pytest.raises(OfflineError, match=r"mirror sync team/digits --artifacts '[a-z]+/data:v0'"):
         api.artifact("data").download(tmp_path / "x", allow_missing_references=True)
     assert not (tmp_path / "x").exists()
     with pytest.raises(NotFoundError, match=r"did you mean `readme\.md`"):
