@@ -607,3 +607,12 @@ def test_what_mlflow_cannot_hold_is_counted(lab: Lab, tmp_path: Path) -> None:
     assert "is no MLflow server" in command(
         "push", "--to", "mlflow:sqlite:///x", "--mirror", str(tmp_path / "m"), code=2
     )
+
+
+def test_the_import_can_be_rehearsed(lab: Lab, tmp_path: Path) -> None:
+    said = command(
+        "import", "mlflow", lab.url, "--experiment", "on disk", "--rehearse", "--mirror", str(tmp_path / "m")
+    )  # fmt: skip
+    assert "1 runs sent to http://127.0.0.1:" in said and "created" in said
+    assert not (tmp_path / "m" / "run_successes.jsonl").exists()
+    assert "name the server to import into" in command("import", "mlflow", lab.url, code=2)
