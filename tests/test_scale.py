@@ -246,13 +246,13 @@ def read_beside_a_writer(root: Path, *, processes: int, threads: int, commits: i
 
 def test_readers_beside_a_sync_see_whole_states(tmp_path: Path) -> None:
     """8 processes of 3 threads, while small commits are made, merged and vacuumed."""
-    answered, slowest, commits, deleted = read_beside_a_writer(tmp_path / "m", processes=8, threads=3, commits=30)
+    answered, slowest, commits, deleted = read_beside_a_writer(tmp_path / "m", processes=8, threads=3, commits=20)
     print(f"{answered} questions, the slowest {slowest:.1f} s, {commits} commits, {deleted} files deleted")
     assert answered >= 24 and deleted
 
 
 @pytest.mark.slow
 def test_a_hundred_readers_beside_a_sync(tmp_path: Path) -> None:
-    answered, slowest, commits, deleted = read_beside_a_writer(tmp_path / "m", processes=20, threads=5, commits=60)
+    answered, slowest, commits, deleted = read_beside_a_writer(tmp_path / "m", processes=20, threads=5, commits=12)
     print(f"{answered} questions, the slowest {slowest:.1f} s, {commits} commits, {deleted} files deleted")
     assert answered >= 100 and deleted
