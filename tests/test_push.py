@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 ORIGIN = "mirror_origin"
+CROWD = 68
+"""Runs that a generator draws, beside those of tests/corpus.py; MIRROR_CROWD_SEED repeats them."""
 REPEATED = {"repeated": 10, "samestep": 39}
 """Rows whose step another row had before them, as tests/corpus.py posts them."""
 
@@ -63,7 +66,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         proxy = stack.enter_context(proxied(source))
         env = os.environ | source.env | {"WANDB_BASE_URL": proxy.url}
         subprocess.run([sys.executable, HERE / "corpus.py", place / "truth"], env=env, check=True, timeout=240)
-        truths: list[Truth] = pickle.loads((place / "truth").read_bytes())
+        seed = os.environ.get("MIRROR_CROWD_SEED") or str(random.randrange(10**6))
+        print("seed", seed)
+        crowd = [sys.executable, HERE / "crowd.py", place / "crowd", seed, str(CROWD)]
+        subprocess.run(crowd, env=env, check=True, timeout=300)
+        truths: list[Truth] = [t for name in ("truth", "crowd") for t in pickle.loads((place / name).read_bytes())]
         lines, events = _posted(proxy, "wandb-history.jsonl"), _posted(proxy, "wandb-events.jsonl")
         proxy.reset()
         copy = Copy(place / "mirror", proxy.url, source.key)
@@ -94,7 +101,8 @@ def as_sent(lines: list[str]) -> list[dict[str, Any]]:
 
 def test_every_row_of_every_run_arrives_as_it_was_logged(lab: Lab) -> None:
     assert lab.pushed.ok, lab.pushed
-    assert len(lab.truths) >= 30
+    assert len(lab.truths) >= 100
+    assert sum(len(lab.lines.get(f"crowd{n}", [])) for n in range(CROWD)) > 5 * CROWD
     for run_id in lab.truths:
         wanted = as_sent(lab.lines.get(run_id, []))
         got = rows_at(lab.there, run_id)
@@ -147,7 +155,7 @@ def test_the_push_lists_what_it_could_not_keep(lab: Lab) -> None:
 
 def test_files_arrive_byte_for_byte(lab: Lab) -> None:
     query = (
-        "query F($p: String!) { project(name: $p) { runs(first: 100) { edges { node { name "
+        "query F($p: String!) { project(name: $p) { runs(first: 200) { edges { node { name "
         "files(first: 1000) { edges { node { name md5 sizeBytes } } } } } } } }"
     )
 

@@ -138,7 +138,7 @@ def run_of(row: Mapping[str, Any]) -> Run:
         summary=row["summary_raw"],
         history_line_count=row["history_total"],
         events_line_count=row["system_total"],
-        log_line_count=row["logs_rows"] if row.get("logs_total") is None else row["logs_total"],
+        log_line_count=row["logs_total"],
         **{name: row[name] for name in _ATTRIBUTES},
     )
 
