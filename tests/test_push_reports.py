@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from serving import Server, serving
-from syncing import Copy
+from syncing import MIRROR, Copy
 
 from mirror.credentials import Credential
 from mirror.importers.account import Totals
@@ -95,3 +97,22 @@ def test_reports_lead_to_the_copies(source: Server, tmp_path: Path) -> None:
         assert push(copy, there).skipped == 2
         assert push(copy, there, incremental=False).done == 2
         assert {name: r["id"] for name, r in shown(there).items()} == {name: r["id"] for name, r in held.items()}
+
+
+def test_a_project_without_runs_is_sent_with_its_description(source: Server, tmp_path: Path) -> None:
+    query = "mutation M($i: UpsertModelInput!) { upsertModel(input: $i) { inserted } }"
+    source.graphql(query, i={"entityName": "local", "name": "bare", "description": "an *idea*"})
+    content = {"entityName": "local", "projectName": "bare", "type": "runs", "name": "n3", "spec": "{}"}
+    source.graphql(UPSERT, i=content | {"displayName": "T"})
+    copy = Copy(tmp_path / "copy", source.url, source.key)
+    copy.sync("local/bare")
+    with serving(tmp_path / "there", "--entity", "team") as there:
+        command = [*MIRROR, "push", "local/bare", "--to", there.url, "--remap", "local/bare=team/q"]
+        env = os.environ | {"MIRROR_DST_API_KEY": there.key, "NETRC": "/dev/null"}
+        done = subprocess.run(
+            [*command, "--mirror", str(copy.root)], env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0 and "1 reports sent" in done.stdout, done
+        query = 'query P { project(name: "q", entityName: "team") { description } }'
+        assert there.graphql(query)["project"]["description"] == "an *idea*"
+        assert [report["displayName"] for report in shown(there).values()] == ["T"]

@@ -91,6 +91,7 @@ class Sending:
         from mirror.importers.places import remapping
         from mirror.importers.push import PushOptions
         from mirror.importers.server import opened
+        from mirror.paths import parse
 
         options = PushOptions(self.workers, not self.again, remapping(self.remap), ledger=ledger)
         with opened(to, key, workers=self.workers, stop=self.stop, deleted_suffix=self.deleted_suffix) as there:
@@ -98,7 +99,15 @@ class Sending:
                 return _show_plan(reader, rids, there, options)
             with stopping(self.stop), _bars(self.quiet) as progress:
                 done = push_everything(
-                    reader, rids, there, options, kinds=self.kinds or KINDS, progress=progress, stop=self.stop
+                    reader,
+                    rids,
+                    there,
+                    options,
+                    kinds=self.kinds or KINDS,
+                    whole=None if self.filter else [parse(path) for path in self.paths],
+                    source=self.source,
+                    progress=progress,
+                    stop=self.stop,
                 )
             show(done, to, quiet=self.quiet)
             proven = not self.verify or self.stop.is_set() or self._compare(reader, rids, there, options)

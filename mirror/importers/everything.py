@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mirror.errors import SourceError
 from mirror.importers.account import Account, Totals
 from mirror.importers.artifacts import push_artifacts
 from mirror.importers.places import Namespace
 from mirror.importers.push import PushOptions, PushProgress, push_runs
 from mirror.importers.reports import push_reports
 from mirror.importers.run import Destination
+from mirror.paths import WandbPath
 from mirror.query.sql import asking
+from mirror.wandb.mutations import upsert_project
 
 if TYPE_CHECKING:
     from mirror.store import Reader
@@ -47,12 +50,17 @@ def push_everything(
     options: PushOptions,
     *,
     kinds: Collection[str] = KINDS,
+    whole: Sequence[WandbPath] | None = None,
+    source: str | None = None,
     progress: PushProgress | None = None,
     stop: threading.Event | None = None,
 ) -> Everything:
-    """Send runs, and with them what else their projects hold. Raises UsageError as `push_runs` does."""
+    """Send runs, and with them what else their projects hold; also projects without runs that `whole` names (all of
+    the mirror's, if it names none; of `source` alone, if that is given). Raises UsageError as `push_runs` does."""
     stop = stop or there.client.transport.budget.stop
     found: dict[str, Totals] = {}
+    projects = _projects(reader, rids, whole, source)
+    errors = [error for project in projects if (error := _make(there, project, options.place(project.here)))]
     renamed: dict[tuple[str, str, str], str] = {}
     if "runs" in kinds:
         found["runs"] = push_runs(reader, rids, there, options, progress=progress, stop=stop)
@@ -62,9 +70,8 @@ def push_everything(
         place = options.place(Namespace(run[0], run[1]))
         return place.entity, place.project, renamed.get(run, run[2])
 
-    projects = list(_projects(reader, rids))
-    places = {here: options.place(here) for _, here in projects}
-    for source, here in projects:
+    places = {project.here: options.place(project.here) for project in projects}
+    for source, here in ((project.source, project.here) for project in projects):
         if "artifacts" in kinds and not stop.is_set():
             totals = push_artifacts(
                 reader,
@@ -77,7 +84,7 @@ def push_everything(
                 ledger_folder=options.ledger,
             )
             found.setdefault("artifacts", Totals()).merge(totals)
-    for source, here in projects:
+    for source, here in ((project.source, project.here) for project in projects):
         if "reports" in kinds and not stop.is_set():
             totals = push_reports(
                 reader,
@@ -90,15 +97,51 @@ def push_everything(
                 ledger_folder=options.ledger,
             )
             found.setdefault("reports", Totals()).merge(totals)
+    found.setdefault(next(iter(kinds), "runs"), Totals()).errors.extend(errors)
     return Everything(found)
 
 
-def _projects(reader: Reader, rids: Sequence[int]) -> Iterator[tuple[str, Namespace]]:
+@dataclass(frozen=True)
+class _Project:
+    source: str
+    here: Namespace
+    description: str | None
+
+
+def _make(there: Destination, project: _Project, place: Namespace) -> str | None:
+    """Make a project that is missing there, with its description; returns what went wrong."""
+    try:
+        if not there.client.has_project(place.entity, place.project):
+            upsert_project(there.client, place.entity, place.project, description=project.description)
+    except SourceError as e:
+        return f"project {place.path} could not be made: {e}"
+    return None
+
+
+def _projects(
+    reader: Reader, rids: Sequence[int], whole: Sequence[WandbPath] | None, source: str | None
+) -> list[_Project]:
+    """The projects of these runs, and those that `whole` names."""
     with asking(reader) as connection:
-        found = connection.execute(
-            "select distinct source, entity, project from raw.live "
-            "where rid in (select unnest(?::bigint[])) order by all",
+        of_runs = connection.execute(
+            "select distinct source, entity, project from raw.live where rid in (select unnest(?::bigint[]))",
             [list(rids)],
         ).fetchall()
-    for source, entity, project in found:
-        yield source, Namespace(entity, project)
+        known = connection.execute(
+            "select source, entity, project, description from projects where deleted_at is null"
+        ).fetchall()
+    found: dict[tuple[str, str, str], str | None] = dict.fromkeys(of_runs)
+    for *name, description in known:
+        host, entity, project = name
+        wanted = whole is not None and source in (None, host)
+        if tuple(name) in found or (wanted and _is_named(entity, project, whole or ())):
+            found[host, entity, project] = description
+    return [
+        _Project(host, Namespace(entity, project), found[host, entity, project])
+        for host, entity, project in sorted(found)
+    ]
+
+
+def _is_named(entity: str, project: str, paths: Sequence[WandbPath]) -> bool:
+    of_project = [path for path in paths if path.run_id is None]
+    return not paths or any(p.entity == entity and p.project in (None, project) for p in of_project)

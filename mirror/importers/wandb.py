@@ -153,8 +153,9 @@ class WandbImporter:
             self._check_apart(wanted, remapping or {})
         result = self.sync(wanted)
         with Reader(self.root) as reader:
-            chosen = self._rids(reader, wanted or _synced(result))
-        done = self._push(chosen, remapping, incremental, kinds)
+            namespaces = wanted or _synced(result)
+            chosen = self._rids(reader, namespaces)
+        done = self._push(chosen, remapping, incremental, kinds, [WandbPath(n.entity, n.project) for n in namespaces])
         troubles = done.kinds.setdefault(next(iter(kinds)), Totals()).errors
         troubles += result.errors
         for outcome in result.outcomes:
@@ -163,7 +164,12 @@ class WandbImporter:
         return done
 
     def _push(
-        self, chosen: Sequence[int], remapping: Remapping | None, incremental: bool, kinds: Collection[str]
+        self,
+        chosen: Sequence[int],
+        remapping: Remapping | None,
+        incremental: bool,
+        kinds: Collection[str],
+        whole: Sequence[WandbPath] | None = None,
     ) -> Everything:
         options = PushOptions(self._workers, incremental, remapping or {})
         key, workers = self._keys[1], self._workers
@@ -171,7 +177,10 @@ class WandbImporter:
             Reader(self.root) as reader,
             opened(self.dst_base_url, key, workers=workers, stop=self.stop, deleted_suffix=self._suffix) as there,
         ):
-            return push_everything(reader, chosen, there, options, kinds=kinds, progress=self._progress, stop=self.stop)
+            return push_everything(
+                reader, chosen, there, options, kinds=kinds, whole=whole or None, source=self.source,
+                progress=self._progress, stop=self.stop,
+            )  # fmt: skip
 
     def _rids(
         self,
