@@ -3,6 +3,7 @@ with one of them at the end."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,3 +34,10 @@ def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """The SDK's service of this process, if a test has used the SDK in it, is not the one of processes that others
+    start: it holds run ids, and the settings it was started with."""
+    os.environ.pop("WANDB_SERVICE", None)

@@ -59,7 +59,7 @@ class Server:
             "WANDB_ERROR_REPORTING": "false",
         }
 
-    def start(self, timeout: float = 30.0) -> None:
+    def start(self, timeout: float = 90.0) -> None:
         """Start the process and wait until it answers."""
         command = [*SERVE, "--mirror", str(self.root), "--port", str(self.port), *self.options]
         with self.log.open("ab") as log:
