@@ -371,10 +371,10 @@ def store(copy: Copy, tmp_path: Path) -> Path:
     return root
 
 
-def segment(root: Path, table: str, holding: str | None = None) -> Path:
-    """A segment of a table; the one whose runs have a key, if one is named."""
+def segment(root: Path, table: str, holding: str | None = None, column: str = "key") -> Path:
+    """A segment of a table; the one with a value in a column (a key, if none is named), if one is given."""
     for path in sorted((root / "data" / table).rglob("*.parquet")):
-        if holding is None or holding in set(pq.read_table(path)["key"].to_pylist()):
+        if holding is None or holding in set(pq.read_table(path)[column].to_pylist()):
             return path
     raise AssertionError(table)
 
@@ -459,7 +459,7 @@ def test_a_cell_that_cannot_be_read_is_found(verify: Any, store: Path) -> None:
 def test_a_document_that_does_not_fit_its_nodes_is_found(verify: Any, store: Path) -> None:
     import pyarrow.compute as pc
 
-    rewrite(store, segment(store, "config"), lambda t: t.filter(pc.not_equal(t["path"], "/lr")))
+    rewrite(store, segment(store, "config", "/lr", "path"), lambda t: t.filter(pc.not_equal(t["path"], "/lr")))
     done, found = verify(root=store)
     assert done.code == 1 and {(one["stream"], one["key"]) for one in found["store"]["listed"]} == {("config", "nodes")}
 
