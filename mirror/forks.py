@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 
 def branch_point(config: str | None) -> tuple[str, int] | None:
@@ -14,6 +15,11 @@ def branch_point(config: str | None) -> tuple[str, int] | None:
         document = json.loads(config, strict=False)
     except (ValueError, RecursionError):
         return None
+    return point_of(document)
+
+
+def point_of(document: Any) -> tuple[str, int] | None:
+    """The same of a config that is parsed already."""
     internal = document.get("_wandb") if isinstance(document, dict) else None
     inner = internal.get("value", internal) if isinstance(internal, dict) else None
     point = inner.get("branch_point") if isinstance(inner, dict) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,9 +65,8 @@ def command(
       mirror import mlflow http://127.0.0.1:5000 --experiment "My experiment" --rehearse
     """
     from mirror.cli.progress import watching
-    from mirror.cli.sending import KEY_VARIABLE, _bars, show
+    from mirror.cli.sending import KEY_VARIABLE, _bars, rehearsal, show
     from mirror.cli.sync import _stopping as stopping
-    from mirror.demo.server import embedded_server
     from mirror.importers.everything import Everything
     from mirror.importers.mlflow import MlflowImporter
     from mirror.importers.places import Namespace
@@ -79,12 +77,9 @@ def command(
         raise UsageError("--into takes everything, --remap says where one experiment goes: leave out one of them")
     stop = ctx.ensure_object(threading.Event)
     with ExitStack() as stack:
-        url, key = str(dst_base_url), os.environ.get(KEY_VARIABLE)
-        ledger = None
-        if rehearse:
-            ledger = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mirror-rehearsal-")))
-            server = stack.enter_context(embedded_server(ledger / "server"))
-            url, key = server["WANDB_BASE_URL"], server["WANDB_API_KEY"]
+        url, key, ledger = (
+            stack.enter_context(rehearsal()) if rehearse else (str(dst_base_url), os.environ.get(KEY_VARIABLE), None)
+        )
         stack.enter_context(stopping(stop))
         with watching(quiet=quiet, verbose=False) as sync_progress, _bars(quiet) as progress:
             importer = MlflowImporter(

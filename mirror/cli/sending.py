@@ -57,15 +57,9 @@ class Sending:
             if not rehearse:
                 key = os.environ.get(KEY_VARIABLE)
                 return self._send(reader, rids, str(to), key, self.root, dry_run=dry_run)
-            from mirror.demo.server import embedded_server
-
-            with (
-                tempfile.TemporaryDirectory(prefix="mirror-rehearsal-") as place,
-                embedded_server(Path(place) / "server") as server,
-            ):
-                url, key = server["WANDB_BASE_URL"], server["WANDB_API_KEY"]
+            with rehearsal() as (url, key, ledger):
                 self._say(f"Rehearsing: sending to a server of its own at {url}.")
-                return self._send(reader, rids, url, key, Path(place), dry_run=False)
+                return self._send(reader, rids, url, key, ledger, dry_run=False)
 
     def send_to_mlflow(self, uri: str) -> int:
         """Send runs to an MLflow server, likewise."""
@@ -141,6 +135,18 @@ class Sending:
     def _say(self, text: str) -> None:
         if not self.quiet:
             click.echo(safe(text), err=True)
+
+
+@contextmanager
+def rehearsal() -> Iterator[tuple[str, str, Path]]:
+    """A server that nobody else uses: its URL, its key, and a folder for a ledger of what is sent there."""
+    from mirror.demo.server import embedded_server
+
+    with (
+        tempfile.TemporaryDirectory(prefix="mirror-rehearsal-") as place,
+        embedded_server(Path(place, "server")) as env,
+    ):
+        yield env["WANDB_BASE_URL"], env["WANDB_API_KEY"], Path(place)
 
 
 @contextmanager

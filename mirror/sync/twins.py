@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from mirror.errors import LockedError
+from mirror.forks import point_of
 from mirror.records import Fetched, Stream
 from mirror.sources.offline.source import SOURCE
 from mirror.store import Reader, Writer
@@ -136,8 +137,8 @@ class _Merging:
         return started[0] == started[1] if all(started) else None
 
     def _is_fork(self, log: Held) -> bool:
-        point = _own_config(self._compare.run(log)["config"]).get("branch_point")
-        return isinstance(point, dict) and point.get("run_id") != log.key.run_id
+        point = point_of(self._compare.run(log)["config"])
+        return point is not None and point[0] != log.key.run_id
 
     # -- stream by stream ---------------------------------------------------------------------------------
 
@@ -210,8 +211,8 @@ class _Merging:
 
     def _was_rewound(self, log: Held, twin: Held) -> bool:
         """Whether the server's run was taken back to an earlier step and the log does not know."""
-        points = [_own_config(self._compare.run(h)["config"]).get("branch_point") for h in (log, twin)]
-        return points[0] != points[1] and isinstance(points[1], dict) and points[1].get("run_id") == twin.key.run_id
+        before, after = (point_of(self._compare.run(held)["config"]) for held in (log, twin))
+        return after is not None and after != before and after[0] == twin.key.run_id
 
     def _take_lines(self, log: Held, twin: Held) -> bool:
         mine, theirs = log.rows("logs"), twin.rows("logs")
