@@ -126,7 +126,7 @@ def push(lab: Lab, there: Server, url: str | None = None, **more: Any) -> Totals
         ((source,),) = reader.connect().execute("select distinct source from artifacts").fetchall()
         return push_artifacts(
             reader, source, Namespace("local", "p"), Destination(to, patience=Patience(6, first_wait=0.05)),
-            Namespace("local", "q"), run_name=lambda run: ("local", "q", run[2]), **more,
+            {Namespace("local", "p"): Namespace("local", "q")}, run_name=lambda run: ("local", "q", run[2]), **more,
         )  # fmt: skip
 
 

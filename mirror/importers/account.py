@@ -8,6 +8,8 @@ from typing import Literal
 
 Kind = Literal["changed", "lost"]
 
+INTERRUPTED = "interrupted: what was sent is noted; run the same command again to go on"
+
 
 @dataclass(frozen=True)
 class Note:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError, SourceError
 from mirror.importers.account import Account, Totals
+from mirror.importers.items import Item, send_each
 from mirror.importers.ledger import Ledger
-from mirror.importers.places import Namespace
+from mirror.importers.places import Namespace, RunName
 from mirror.importers.run import Destination
-from mirror.importers.versions import MirroredArtifact, TableIds, entries_of, versions_of
+from mirror.importers.versions import RUN_TABLE, MirroredArtifact, TableIds, entries_of, versions_of
 from mirror.query.sql import asking
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry
 from mirror.store.blobs import blob_path
@@ -34,28 +35,27 @@ from mirror.wandb.artifact_writing import (
     use_artifact,
 )
 from mirror.wandb.artifacts import fetch_artifact, list_artifacts, list_collections
-from mirror.wandb.budget import Stopped
 from mirror.wandb.held import held_runs
 
 if TYPE_CHECKING:
     from mirror.store import Reader
 
 _REFERENCE = re.compile(r"wandb-artifact://([0-9a-fA-F]+)/(.*)", re.S)
-RunName = tuple[str, str, str]
-"""Entity, project, run id."""
 
 
 @dataclass
 class _Place:
-    """A project at the destination: its versions by collection and digest, its runs, its collections."""
+    """A project at the destination: what the runs that logged or used artifacts are there (None: they are not), its
+    versions by collection and digest, and the storage ids of copies by those of what they are copies of."""
 
     namespace: Namespace
+    runs: dict[RunName, RunName | None]
+    versions: dict[tuple[str, str], Artifact] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
     tables: TableIds | None = None
-    collections: dict[str, ArtifactCollection] = field(default_factory=dict)
-    versions: dict[str, dict[str, Artifact]] = field(default_factory=dict)
 
     def find(self, artifact: Artifact) -> Artifact | None:
-        return self.versions.get(artifact.collection, {}).get(artifact.digest or "")
+        return self.versions.get((artifact.collection, artifact.digest or ""))
 
 
 def push_artifacts(
@@ -63,95 +63,65 @@ def push_artifacts(
     source: str,
     here: Namespace,
     there: Destination,
-    place: Namespace,
+    places: Mapping[Namespace, Namespace],
     *,
-    collections: Sequence[str] | None = None,
     run_name: Callable[[RunName], RunName] = lambda run: run,
     incremental: bool = True,
     ledger_folder: Path | None = None,
-    ended: Callable[[Account], None] = lambda account: None,
-    sent: Callable[[int], None] = lambda nbytes: None,
 ) -> Totals:
-    """Send the artifacts of a mirrored project (of these collections, or all) to a project of a server.
+    """Send the artifacts of a mirrored project to `places[here]`.
 
     `run_name` says what a run is called there; a run that is not there cannot be named as the one that logged or used
     an artifact, which is noted. What was sent before and has not changed is left alone if `incremental`. A version
     that fails leaves the others alone.
     """
-    totals = Totals()
-    ledger = Ledger(ledger_folder or reader.layout.root, "artifact")
-    stop: threading.Event = there.client.transport.budget.stop
-    held = list(versions_of(reader, source, here, collections))
-    at = _look(there, place, {m.artifact.collection for m in held})
-    runs = _runs_there(there, held, run_name)
-    if there.client.source != source:  # a server has each id once
+    held = list(versions_of(reader, source, here))
+    if not held:
+        return Totals()
+    at = _look(there, places[here], held, run_name)
+    if there.client.source != source and any(m.artifact.type == RUN_TABLE for m in held):  # a server has each id once
         at.tables = TableIds(reader, source, here)
-    copies: dict[str, str] = {}
-    for mirrored in held:
-        found = at.find(mirrored.artifact)
-        if found is not None:
-            copies[mirrored.artifact.key.storage_id] = found.key.storage_id
-    for mirrored in held:
-        if stop.is_set():
-            totals.errors.append("interrupted: what was sent is noted; run the same command again to go on")
-            return totals
-        key = mirrored.artifact.key
-        account = Account(mirrored.path, f"{place.path}/{mirrored.artifact.collection}", mirrored.fingerprint())
-        success = ledger.success(source, key.storage_id, there.client.source, place.path) if incremental else None
-        if success and success.fingerprint == account.fingerprint and key.storage_id in copies:
-            totals.add(replace(account, skipped=True))
-            continue
-        try:
-            _push(reader, mirrored, there, at, account, copies, runs, sent)
-        except Stopped:
-            continue
-        except MirrorError as e:
-            account.error = str(e)
-        ledger.write(
-            account, source=source, storage_id=key.storage_id, destination=there.client.source, namespace=place.path
-        )
-        totals.add(account)
-        ended(account)
-    totals.errors += _describe(reader, source, here, there, at, {m.artifact.collection for m in held})
+
+    def items() -> Iterator[Item]:
+        for m in held:
+            account = Account(m.path, f"{at.namespace.path}/{m.artifact.collection}", m.fingerprint())
+            storage_id = m.artifact.key.storage_id
+            yield Item(source, storage_id, account, storage_id in at.copies, partial(_push, reader, m, there, at))
+
+    ledger = Ledger(ledger_folder or reader.layout.root, "artifact")
+    totals = send_each(items(), there, at.namespace, ledger, incremental=incremental)
+    if not there.client.transport.budget.stop.is_set():
+        totals.errors += _describe(reader, source, here, there, at, {m.artifact.collection for m in held})
     return totals
 
 
-def _push(
-    reader: Reader,
-    mirrored: MirroredArtifact,
-    there: Destination,
-    at: _Place,
-    account: Account,
-    copies: dict[str, str],
-    runs: Mapping[RunName, RunName | None],
-    sent: Callable[[int], None],
-) -> None:
+def _push(reader: Reader, mirrored: MirroredArtifact, there: Destination, at: _Place, account: Account) -> None:
     """Make the version, or what is missing of it, and look at it again."""
     wanted = _wanted(mirrored.artifact, at.namespace)
-    entries = list(_rewritten(entries_of(reader, mirrored), copies, account))
-    logged_by = _logged_by(mirrored.artifact, at.namespace, runs, account)
-    found = at.find(wanted)
-    if found is None:
-        storage_id = _make(reader, mirrored, wanted, entries, there, at, logged_by, sent)
+    entries = list(_rewritten(entries_of(reader, mirrored), at.copies, account))
+    logged_by = _logged_by(mirrored.artifact, at, account)
+    shown = at.find(wanted)
+    if shown is None:
+        storage_id = _make(reader, mirrored, wanted, entries, there, at, logged_by)
         account.counts["bytes"] += sum(e.size or 0 for e in entries if e.ref is None)
-        found = _shown(there, wanted, storage_id)
-    copies[mirrored.artifact.key.storage_id] = found.key.storage_id
+        shown = _shown(there, wanted, storage_id)
+    at.copies[mirrored.artifact.key.storage_id] = shown.key.storage_id
     for use in mirrored.artifact.uses or ():
-        run = runs[(use.entity, use.project, use.run_id)]
+        run = at.runs[(use.entity, use.project, use.run_id)]
         if run is None:
             account.lost("used by", f"run `{use.entity}/{use.project}/{use.run_id}` is not at the destination")
-        elif run not in {(u.entity, u.project, u.run_id) for u in found.uses or ()}:
-            use_artifact(there.client, found.key.storage_id, *run, use.used_as)
-    if _attributes(found) != _attributes(wanted):
-        update_artifact(there.client, found.key.storage_id, wanted, found)
-    shown = _shown(there, wanted, found.key.storage_id)
+        elif run not in {(u.entity, u.project, u.run_id) for u in shown.uses or ()}:
+            use_artifact(there.client, shown.key.storage_id, *run, use.used_as)
+    if _attributes(shown) != _attributes(wanted):
+        update_artifact(there.client, shown.key.storage_id, wanted, shown)
+        shown = _shown(there, wanted, shown.key.storage_id)
     _compare(wanted, shown, entries, account)
     if shown.version != wanted.version:
         account.changed("version", f"v{wanted.version} is v{shown.version} there")
     account.destination += f":v{shown.version}"
     account.counts["artifacts"] += 1
     account.counts["entries"] += len(entries)
-    at.versions.setdefault(wanted.collection, {})[wanted.digest or ""] = shown
+    at.versions[wanted.collection, wanted.digest or ""] = shown
 
 
 def _make(
@@ -162,7 +132,6 @@ def _make(
     there: Destination,
     at: _Place,
     run_id: str | None,
-    sent: Callable[[int], None],
 ) -> str:
     """Make the version; returns its storage id."""
     blobs = reader.layout.blobs
@@ -185,9 +154,7 @@ def _make(
         ids = [(client_id(*own, *place), client_id(*sequence, *place))]
     draft = create_artifact(client, wanted, run_id=run_id, ids=ids[0], patience=there.patience)
     if not draft.committed:
-        upload_artifact(
-            client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience, sent=sent
-        )
+        upload_artifact(client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience)
     for more in ids[1:]:  # one that is there is known under these, too
         create_artifact(client, wanted, run_id=run_id, ids=more, patience=there.patience)
     return draft.storage_id
@@ -198,16 +165,14 @@ def _wanted(artifact: Artifact, place: Namespace) -> Artifact:
     return replace(artifact, key=replace(artifact.key, entity=place.entity, project=place.project))
 
 
-def _logged_by(
-    artifact: Artifact, place: Namespace, runs: Mapping[RunName, RunName | None], account: Account
-) -> str | None:
+def _logged_by(artifact: Artifact, at: _Place, account: Account) -> str | None:
     """The id of the run there that is to be the one that logged it."""
     if artifact.run_id is None:
         return None
     name = (artifact.run_entity or "", artifact.run_project or "", artifact.run_id)
-    run = runs[name]
-    if run is None or Namespace(run[0], run[1]) != place:
-        account.lost("logged by", f"run `{'/'.join(name)}` is not at the destination in `{place.path}`")
+    run = at.runs[name]
+    if run is None or Namespace(run[0], run[1]) != at.namespace:
+        account.lost("logged by", f"run `{'/'.join(name)}` is not at the destination in `{at.namespace.path}`")
         return None
     return run[2]
 
@@ -239,10 +204,10 @@ def _compare(wanted: Artifact, shown: Artifact, entries: Sequence[ArtifactEntry]
         )
     if shown.size is not None and shown.size != sum(e.size or 0 for e in entries):
         raise SourceError(f"the destination shows {shown.size} bytes, sent were {sum(e.size or 0 for e in entries)}")
-    for name, (here, there) in {
-        n: (v, _attributes(shown)[n]) for n, v in _attributes(wanted).items() if v != _attributes(shown)[n]
-    }.items():
-        account.changed(name, f"{_short(here)} is {_short(there)} there")
+    attributes = _attributes(shown)
+    for name, value in _attributes(wanted).items():
+        if value != attributes[name]:
+            account.changed(name, f"{_short(value)} is {_short(attributes[name])} there")
 
 
 def _attributes(artifact: Artifact) -> dict[str, Any]:
@@ -267,24 +232,30 @@ def _short(value: Any) -> str:
 # -- the destination --------------------------------------------------------------------------------------
 
 
-def _look(there: Destination, place: Namespace, names: set[str]) -> _Place:
-    """What the project holds of these collections. Raises a SourceError."""
-    at = _Place(place)
+def _look(
+    there: Destination,
+    place: Namespace,
+    held: Sequence[MirroredArtifact],
+    run_name: Callable[[RunName], RunName],
+) -> _Place:
+    """What the project holds of these versions. Raises a SourceError."""
+    at = _Place(place, _runs_there(there, held, run_name))
     if not there.client.has_project(place.entity, place.project):
         return at
-    listed, _ = list_collections(there.client, place.entity, place.project)
-    at.collections = {c.collection: c for c in listed if c.collection in names}
-    for name in at.collections:
-        at.versions[name] = {a.digest or "": a for a in _listed(there, at.collections[name])}
-    return at
 
-
-def _listed(there: Destination, collection: ArtifactCollection) -> Iterator[Artifact]:
     def trouble(message: str) -> None:
         raise SourceError(message)
 
-    for part, _ in list_artifacts(there.client, [collection], trouble):
-        yield from (one.artifact for one in part if one.artifact.state == "COMMITTED")
+    names = {m.artifact.collection for m in held}
+    collections, _ = list_collections(there.client, place.entity, place.project)
+    for part, _ in list_artifacts(there.client, [c for c in collections if c.collection in names], trouble):
+        for one in part:
+            if one.artifact.state == "COMMITTED":
+                at.versions[one.artifact.collection, one.artifact.digest or ""] = one.artifact
+    for m in held:
+        if (found := at.find(m.artifact)) is not None:
+            at.copies[m.artifact.key.storage_id] = found.key.storage_id
+    return at
 
 
 def _shown(there: Destination, wanted: Artifact, storage_id: str) -> Artifact:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import SourceError
 from mirror.importers.account import Account, Totals
 from mirror.importers.artifacts import push_artifacts
-from mirror.importers.places import Namespace
+from mirror.importers.places import Namespace, RunName
 from mirror.importers.push import PushOptions, PushProgress, push_runs
 from mirror.importers.reports import push_reports
 from mirror.importers.run import Destination
@@ -61,42 +61,30 @@ def push_everything(
     found: dict[str, Totals] = {}
     projects = _projects(reader, rids, whole, source)
     errors = [error for project in projects if (error := _make(there, project, options.place(project.here)))]
-    renamed: dict[tuple[str, str, str], str] = {}
+    renamed: dict[RunName, str] = {}
     if "runs" in kinds:
         found["runs"] = push_runs(reader, rids, there, options, progress=progress, stop=stop)
         renamed = found["runs"].renamed
 
-    def run_name(run: tuple[str, str, str]) -> tuple[str, str, str]:
+    def run_name(run: RunName) -> RunName:
         place = options.place(Namespace(run[0], run[1]))
         return place.entity, place.project, renamed.get(run, run[2])
 
     places = {project.here: options.place(project.here) for project in projects}
-    for source, here in ((project.source, project.here) for project in projects):
-        if "artifacts" in kinds and not stop.is_set():
-            totals = push_artifacts(
-                reader,
-                source,
-                here,
-                there,
-                options.place(here),
-                run_name=run_name,
-                incremental=options.incremental,
-                ledger_folder=options.ledger,
-            )
-            found.setdefault("artifacts", Totals()).merge(totals)
-    for source, here in ((project.source, project.here) for project in projects):
-        if "reports" in kinds and not stop.is_set():
-            totals = push_reports(
-                reader,
-                source,
-                here,
-                there,
-                places,
-                run_name=run_name,
-                incremental=options.incremental,
-                ledger_folder=options.ledger,
-            )
-            found.setdefault("reports", Totals()).merge(totals)
+    for kind, push in (("artifacts", push_artifacts), ("reports", push_reports)):
+        for project in projects:
+            if kind in kinds and not stop.is_set():
+                totals = push(
+                    reader,
+                    project.source,
+                    project.here,
+                    there,
+                    places,
+                    run_name=run_name,
+                    incremental=options.incremental,
+                    ledger_folder=options.ledger,
+                )
+                found.setdefault(kind, Totals()).merge(totals)
     found.setdefault(next(iter(kinds), "runs"), Totals()).errors.extend(errors)
     return Everything(found)
 

@@ -36,6 +36,9 @@ class Namespace:
 
 Remapping = Mapping[Namespace, Namespace]
 
+RunName = tuple[str, str, str]
+"""Entity, project, run id."""
+
 
 def remapping(texts: Iterable[str]) -> dict[Namespace, Namespace]:
     """What `--remap a/b=c/d` says. Raises UsageError."""

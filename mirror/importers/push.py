@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.errors import MirrorError, UsageError
-from mirror.importers.account import Account, Totals
+from mirror.importers.account import INTERRUPTED, Account, Totals
 from mirror.importers.ledger import Ledger
 from mirror.importers.outgoing import history_of
 from mirror.importers.places import Namespace, Remapping
@@ -152,7 +152,7 @@ def push_runs(
     finally:
         pool.close()
     if stop.is_set():
-        totals.errors.append("interrupted: what was sent is noted; run the same command again to go on")
+        totals.errors.append(INTERRUPTED)
     return totals
 
 

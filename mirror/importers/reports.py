@@ -5,29 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from mirror.errors import MirrorError, SourceError
+from mirror.errors import SourceError
 from mirror.importers.account import Account, Totals
+from mirror.importers.items import Item, send_each
 from mirror.importers.ledger import Ledger
-from mirror.importers.places import Namespace
+from mirror.importers.places import Namespace, RunName
 from mirror.importers.run import Destination
 from mirror.paths import app_url
 from mirror.query.sql import asking
-from mirror.wandb.budget import Stopped
 from mirror.wandb.held import held_runs
 from mirror.wandb.mutations import upsert_view
-from mirror.wandb.reports import list_reports
+from mirror.wandb.reports import fetch_report, list_reports
 
 if TYPE_CHECKING:
     from mirror.store import Reader
-
-RunName = tuple[str, str, str]
-"""Entity, project, run id."""
 
 _RUN_ID = {"section": "run", "name": "name"}
 """What a filter by run id names its key."""
@@ -43,43 +41,27 @@ def push_reports(
     run_name: Callable[[RunName], RunName] = lambda run: run,
     incremental: bool = True,
     ledger_folder: Path | None = None,
-    ended: Callable[[Account], None] = lambda account: None,
 ) -> Totals:
     """Send the reports of a mirrored project to `places[here]`. `places` says where all projects went that reports may
     show; others stay what they are. A report is known again by the name its server gave it."""
-    totals = Totals()
-    ledger = Ledger(ledger_folder or reader.layout.root, "report")
     place = places[here]
     held = _reports(reader, source, here)
+    if not held:
+        return Totals()
     rewrite = Rewriting(source, there.client.pages, places, _runs_there(reader, source, there, places, run_name, held))
-    known: dict[str, str | None] = {}
-    if held and there.client.has_project(place.entity, place.project):
-        known = {report.name: report.spec for report in list_reports(there.client, place.entity, place.project)[0]}
-    for report in held:
-        if there.client.transport.budget.stop.is_set():
-            totals.errors.append("interrupted: what was sent is noted; run the same command again to go on")
-            return totals
-        name, storage_id = report["name"], report["storage_id"]
-        spec = rewrite.spec(report["spec"])
-        print_ = hashlib.blake2b(repr((report, spec)).encode(), digest_size=16).hexdigest()
-        account = Account(f"{here.path}/reports/{name}", f"{place.path}/{name}", print_)
-        success = ledger.success(source, storage_id, there.client.source, place.path) if incremental else None
-        if success and success.fingerprint == print_ and name in known:
-            account.skipped = True
-            totals.add(account)
-            continue
-        try:
-            _push(report, spec, there, place, account)
-        except Stopped:
-            continue
-        except MirrorError as e:
-            account.error = str(e)
-        ledger.write(
-            account, source=source, storage_id=storage_id, destination=there.client.source, namespace=place.path
-        )
-        totals.add(account)
-        ended(account)
-    return totals
+    known: set[str] = set()
+    if there.client.has_project(place.entity, place.project):
+        known = {report.name for report in list_reports(there.client, place.entity, place.project)[0]}
+
+    def items() -> Iterator[Item]:
+        for report in held:
+            name, spec = report["name"], rewrite.spec(report["spec"])
+            fingerprint = hashlib.blake2b(repr((report, spec)).encode(), digest_size=16).hexdigest()
+            account = Account(f"{here.path}/reports/{name}", f"{place.path}/{name}", fingerprint)
+            yield Item(source, report["storage_id"], account, name in known, partial(_push, report, spec, there, place))
+
+    ledger = Ledger(ledger_folder or reader.layout.root, "report")
+    return send_each(items(), there, place, ledger, incremental=incremental)
 
 
 def _push(report: Mapping[str, Any], spec: str, there: Destination, place: Namespace, account: Account) -> None:
@@ -87,10 +69,9 @@ def _push(report: Mapping[str, Any], spec: str, there: Destination, place: Names
         there.client, place.entity, place.project,
         name=report["name"], title=report["title"], description=report["description"], spec=spec, kind=report["type"],
     )  # fmt: skip
-    listed, _ = list_reports(there.client, place.entity, place.project)
-    shown = next((one for one in listed if one.key.storage_id == storage_id), None)
+    shown = fetch_report(there.client, place.entity, place.project, storage_id)
     if shown is None:
-        raise SourceError(f"`{there.client.source}` does not list the report that was sent: send it again")
+        raise SourceError(f"`{there.client.source}` does not show the report that was sent: send it again")
     if not _same(shown.spec, spec):
         raise SourceError("the destination shows another content than the one that was sent")
     for name in ("title", "description"):

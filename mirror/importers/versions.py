@@ -18,6 +18,8 @@ from mirror.records import Artifact, ArtifactEntry, ArtifactUse, ItemKey, manife
 if TYPE_CHECKING:
     from mirror.store import Reader
 
+RUN_TABLE = "run_table"
+"""The type of the artifacts that the SDK logs tables of a run as."""
 EXPORTS = "wandb-history"
 """The type of the artifacts that W&B's servers export histories to: they make them by themselves."""
 
@@ -39,9 +41,7 @@ class MirroredArtifact:
         return hashlib.blake2b(repr(replace(self.artifact, entries=None)).encode(), digest_size=16).hexdigest()
 
 
-def versions_of(
-    reader: Reader, source: str, here: Namespace, collections: Sequence[str] | None
-) -> Iterator[MirroredArtifact]:
+def versions_of(reader: Reader, source: str, here: Namespace) -> Iterator[MirroredArtifact]:
     """The versions of a project that are there, in the order in which they can be made: each sequence in its order,
     and what others refer to before them."""
     with asking(reader) as connection:
@@ -64,8 +64,6 @@ def versions_of(
     latest: dict[str, Any] = {}
     for row in rows:
         name = row["collection"]
-        if collections is not None and name not in collections:
-            continue
         # No version goes before an earlier one of its sequence, whatever its time says.
         at = max((t for t in (latest.get(name), row["created_at"]) if t is not None), default=None)
         latest[name] = at
@@ -139,7 +137,7 @@ class TableIds:
     def of(self, artifact: Artifact) -> list[tuple[str, str]]:
         """The ids that rows have for a version, and for its sequence; none if no row shows it."""
         shown = list(self._found.get((artifact.run_id or "", artifact.collection), {}).values())
-        if artifact.type != "run_table" or artifact.version is None or artifact.version >= len(shown):
+        if artifact.type != RUN_TABLE or artifact.version is None or artifact.version >= len(shown):
             return []
         return shown[artifact.version]
 

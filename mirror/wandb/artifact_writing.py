@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mirror.records import Artifact, ArtifactEntry
 from mirror.wandb.client import Client, nodes
 from mirror.wandb.mutations import mutate
 from mirror.wandb.transport import LONG, Patience
-from mirror.wandb.uploads import Upload, put
+from mirror.wandb.uploads import Upload, headers, put
 
 FILES_AT_ONCE = 500
 _DIGESTED = "MANIFEST_MD5"
@@ -79,9 +79,8 @@ def upload_artifact(
     *,
     run_id: str | None,
     patience: Patience = LONG,
-    sent: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
-    """Give a draft its entries, and commit it. `place` is where the bytes of a file lie; `sent` is told of bytes.
+    """Give a draft its entries, and commit it. `place` is where the bytes of a file lie.
     Files that the server has of an earlier version are not sent again."""
     manifest, _ = _manifest(client, artifact, storage_id, run_id, "", patience)
     born: dict[str, str] = {}
@@ -91,14 +90,13 @@ def upload_artifact(
         for entry, node in zip(part, _places(client, storage_id, manifest, part, patience), strict=True):
             born[entry.path] = str((node.get("artifact") or {}).get("id") or storage_id)
             if url := node.get("uploadUrl"):
-                put(client, url, Upload(entry.path, place(entry)), _headers(node), patience)
-            sent(entry.size or 0)
+                put(client, url, Upload(entry.path, place(entry)), headers(node.get("uploadHeaders")), patience)
     content = b"".join(stream(_in_batches(replace(e, birth_id=born.get(e.path)) for e in entries)))
     digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
     _, file = _manifest(client, artifact, storage_id, run_id, digest, patience)
     if not (url := file.get("uploadUrl")):
         raise TerminalSourceError(f"`{client.source}` gave no place for the manifest of `{artifact.collection}`")
-    put(client, url, Upload("wandb_manifest.json", content), _headers(file), patience)
+    put(client, url, Upload("wandb_manifest.json", content), headers(file.get("uploadHeaders")), patience)
     mutate(client, "commitArtifact", {"artifactID": ("ID!", storage_id)}, "artifact { id }", patience=patience)
 
 
@@ -179,14 +177,6 @@ def _places(
     if len(made) != len(entries):
         raise TerminalSourceError(f"`{client.source}` gave places for {len(made)} of {len(entries)} files")
     return made
-
-
-def _headers(node: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
-    for text in node.get("uploadHeaders") or ():
-        name, _, value = str(text).partition(":")
-        found[name.strip()] = value.strip()
-    return found
 
 
 def _aliases(artifact: Artifact) -> list[dict[str, str]]:

@@ -34,6 +34,17 @@ def list_reports(client: Client, entity: str, project: str) -> tuple[list[Report
     return [_report(client, entity, project, node) for node in every.nodes], every
 
 
+def fetch_report(client: Client, entity: str, project: str, storage_id: str) -> Report | None:
+    """A report by its storage id; None if there is none."""
+
+    def build(f: Fields) -> str:
+        return f"query Report($id: ID!) {{ view(id: $id) {{ id name {f.of('View', _FIELDS)} }} }}"
+
+    data, _ = client.ask(build, {"id": storage_id})
+    node = data.get("view")
+    return _report(client, entity, project, node) if isinstance(node, dict) else None
+
+
 def _report(client: Client, entity: str, project: str, node: dict[str, Any]) -> Report:
     return Report(
         key=ItemKey(client.source, str(node["id"]), entity, project),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -43,7 +43,6 @@ def upload_files(
     files: Sequence[Upload],
     *,
     patience: Patience = LONG,
-    done: Callable[[Upload], None] = lambda _: None,
 ) -> dict[str, str]:
     """Upload files of a run; returns the names of those that were refused for themselves, with the reason.
 
@@ -61,19 +60,17 @@ def upload_files(
                 continue
             # One name that is not taken refuses the whole request: find out which.
             for file in part:
-                refused |= upload_files(client, entity, project, run_id, [file], patience=patience, done=done)
+                refused |= upload_files(client, entity, project, run_id, [file], patience=patience)
             continue
-        urls, headers = made
+        urls, wanted = made
         for file in part:
             if not (url := urls.get(file.name)):
                 refused[file.name] = f"`{client.source}` gave no place to upload it to"
                 continue
             try:
-                put(client, url, file, headers, patience)
+                put(client, url, file, wanted, patience)
             except RefusedBytes as e:
                 refused[file.name] = str(e)
-            else:
-                done(file)
     return refused
 
 
@@ -108,15 +105,15 @@ def _places(
     """Where to PUT each file, and with which headers."""
     given = _of_run(entity, project, run_id) | {"files": ("[String!]!", list(names))}
     payload = mutate(client, "createRunFiles", given, "uploadHeaders files { name uploadUrl }")
-    headers = dict(_header(text) for text in payload.get("uploadHeaders") or () if isinstance(text, str))
     urls = {f["name"]: f["uploadUrl"] for f in payload.get("files") or () if f.get("name") and f.get("uploadUrl")}
-    return urls, headers
+    return urls, headers(payload.get("uploadHeaders"))
 
 
 def _of_run(entity: str, project: str, run_id: str) -> dict[str, tuple[str, Any]]:
     return {"entityName": ("String!", entity), "projectName": ("String!", project), "runName": ("String!", run_id)}
 
 
-def _header(text: str) -> tuple[str, str]:
-    name, _, value = text.partition(":")
-    return name.strip(), value.strip()
+def headers(texts: Any) -> dict[str, str]:
+    """Headers as servers say them: a list of `Name: value`."""
+    pairs = (text.partition(":") for text in texts or () if isinstance(text, str))
+    return {name.strip(): value.strip() for name, _, value in pairs}
