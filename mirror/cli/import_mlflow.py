@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.options import root_option
+from mirror.cli.options import (
+    again_option,
+    rehearse_option,
+    root_option,
+    suffix_option,
+    workers_option,
+)
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,10 +32,10 @@ if TYPE_CHECKING:
 @click.option("--filter", "filter_", metavar="TEXT", help="Only runs that meet this, in MLflow's own language.")
 @click.option("--include-deleted", is_flag=True, help="What MLflow holds as deleted, too.")
 @click.option("--no-artifacts", is_flag=True, help="Leave out the bytes of artifacts.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Runs at the same time.")
-@click.option("--again", is_flag=True, help="Send also what the ledger says is there and unchanged.")
-@click.option("--deleted-suffix", metavar="TEXT", help="Put TEXT behind ids of runs that were deleted there.")
-@click.option("--rehearse", is_flag=True, help="Import into a server started for it; say what would not be kept.")
+@workers_option
+@again_option
+@suffix_option
+@rehearse_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @root_option
 @click.pass_context
@@ -65,8 +71,8 @@ def command(
       mirror import mlflow http://127.0.0.1:5000 --experiment "My experiment" --rehearse
     """
     from mirror.cli.progress import watching
-    from mirror.cli.sending import KEY_VARIABLE, _bars, rehearsal, show
-    from mirror.cli.sync import _stopping as stopping
+    from mirror.cli.sending import KEY_VARIABLE, bars, rehearsal, show
+    from mirror.cli.stopping import stopping
     from mirror.importers.everything import Everything
     from mirror.importers.mlflow import MlflowImporter
     from mirror.importers.places import Namespace
@@ -81,7 +87,7 @@ def command(
             stack.enter_context(rehearsal()) if rehearse else (str(dst_base_url), os.environ.get(KEY_VARIABLE), None)
         )
         stack.enter_context(stopping(stop))
-        with watching(quiet=quiet, verbose=False) as sync_progress, _bars(quiet) as progress:
+        with watching(quiet=quiet, verbose=False) as sync_progress, bars(quiet) as progress:
             importer = MlflowImporter(
                 uri,
                 url,

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import click
 
-from mirror.cli.options import filter_text, root_option
+from mirror.cli.options import (
+    again_option,
+    filter_option,
+    filter_text,
+    rehearse_option,
+    remap_option,
+    root_option,
+    suffix_option,
+    verify_option,
+    workers_option,
+)
 from mirror.errors import UsageError
 
 KEY_VARIABLE = "MIRROR_SRC_API_KEY"
@@ -19,15 +29,15 @@ KEY_VARIABLE = "MIRROR_SRC_API_KEY"
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--src-base-url", metavar="URL", help="Server to import from  [default: WANDB_BASE_URL, W&B's cloud]")
 @click.option("--dst-base-url", metavar="URL", help="Server to import into.")
-@click.option("--remap", multiple=True, metavar="A/B=C/D", help="Project A/B becomes C/D; may be repeated.")
-@click.option("--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Runs at the same time.")
-@click.option("--again", is_flag=True, help="Send also what the ledger says is there and unchanged.")
-@click.option("--deleted-suffix", metavar="TEXT", help="Put TEXT behind ids of runs that were deleted there.")
+@remap_option
+@filter_option
+@workers_option
+@again_option
+@suffix_option
 @click.option("--what", "whats", multiple=True, metavar="KINDS", help="Import only these: runs,artifacts,reports.")
-@click.option("--verify", is_flag=True, help="Read everything back afterwards and compare it, as `mirror verify` does.")
+@verify_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched and sent; writes nothing.")
-@click.option("--rehearse", is_flag=True, help="Import into a server started for it; say what would not be kept.")
+@rehearse_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @root_option
 @click.pass_context
@@ -64,8 +74,8 @@ def command(
     from mirror.cli.progress import watching
     from mirror.cli.selection import server_filter
     from mirror.cli.sending import Sending, chosen_kinds
-    from mirror.cli.sync import _show_errors, _show_plan
-    from mirror.cli.sync import _stopping as stopping
+    from mirror.cli.stopping import stopping
+    from mirror.cli.synced import show_errors, show_plan
     from mirror.paths import canonical_source
     from mirror.sync.project import Options
     from mirror.sync.session import Session, targets
@@ -88,9 +98,9 @@ def command(
             planned, result = session.plan(servers)
         else:
             planned, result = [], session.sync(servers)
-    _show_errors(result, quiet)
+    show_errors(result, quiet)
     if planned:
-        _show_plan(planned)
+        show_plan(planned)
     if stop.is_set():
         click.echo("Interrupted. What was fetched is kept; run the same command again to go on.", err=True)
         ctx.exit(1)

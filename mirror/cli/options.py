@@ -42,6 +42,30 @@ source_option = click.option(
 )
 
 
+# What commands that send runs share.
+remap_option = click.option(
+    "--remap", multiple=True, metavar="A/B=C/D", help="Project A/B becomes C/D; may be repeated."
+)
+filter_option = click.option(
+    "--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`."
+)
+workers_option = click.option(
+    "--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Runs at the same time."
+)
+again_option = click.option("--again", is_flag=True, help="Send also what the ledger says is there and unchanged.")
+verify_option = click.option(
+    "--verify", is_flag=True, help="Read everything back afterwards and compare it, as `mirror verify` does."
+)
+suffix_option = click.option(
+    "--deleted-suffix",
+    metavar="TEXT",
+    help="Put TEXT behind ids of runs that were deleted there, which a server never takes again.",
+)
+rehearse_option = click.option(
+    "--rehearse", is_flag=True, help="Send to a server started for it, and say what would not be kept."
+)
+
+
 def filter_text(given: str) -> str:
     """A filter as it is given on a command line: JSON, @FILE or - for stdin."""
     if given == "-":

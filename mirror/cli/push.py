@@ -8,25 +8,31 @@ from pathlib import Path
 import click
 
 from mirror.cli.complete import complete_path
-from mirror.cli.options import root_option, source_option
+from mirror.cli.options import (
+    again_option,
+    filter_option,
+    rehearse_option,
+    remap_option,
+    root_option,
+    source_option,
+    suffix_option,
+    verify_option,
+    workers_option,
+)
 
 
 @click.command("push")
 @click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=complete_path)
 @click.option("--to", metavar="URL", help="Server to send to; its key is MIRROR_DST_API_KEY, else as for a sync.")
-@click.option("--remap", multiple=True, metavar="A/B=C/D", help="Send project A/B to C/D; may be repeated.")
-@click.option("--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Runs at the same time.")
-@click.option("--again", is_flag=True, help="Send also what the ledger says is there and unchanged.")
-@click.option(
-    "--deleted-suffix",
-    metavar="TEXT",
-    help="Put TEXT behind ids of runs that were deleted there: a server never takes such an id again.",
-)
+@remap_option
+@filter_option
+@workers_option
+@again_option
+@suffix_option
 @click.option("--what", "whats", multiple=True, metavar="KINDS", help="Send only these: runs,artifacts,reports.")
-@click.option("--verify", is_flag=True, help="Read everything back afterwards and compare it, as `mirror verify` does.")
+@verify_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent where; writes nothing.")
-@click.option("--rehearse", is_flag=True, help="Send to a server started for it, and say what would not be kept.")
+@rehearse_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @root_option
 @source_option

@@ -160,7 +160,7 @@ def _below(root: Path, text: str) -> str:
 
 def sync_regularly(ctx: click.Context, root: Path) -> NoReturn:
     """Sync every entry of the root's `mirror.toml`; ends the command, with 1 if one of them failed."""
-    from mirror.cli.sync import _stopping as stopping
+    from mirror.cli.stopping import stopping
     from mirror.cli.sync import command
 
     entries = read(root)

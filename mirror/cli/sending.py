@@ -15,7 +15,7 @@ import click
 
 from mirror.cli.console import safe, table
 from mirror.cli.progress import steps
-from mirror.cli.sync import _stopping as stopping
+from mirror.cli.stopping import stopping
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Sending:
         with opened(to, key, workers=self.workers, stop=self.stop, deleted_suffix=self.deleted_suffix) as there:
             if dry_run:
                 return _show_plan(reader, rids, there, options)
-            with stopping(self.stop), _bars(self.quiet) as progress:
+            with stopping(self.stop), bars(self.quiet) as progress:
                 done = push_everything(
                     reader,
                     rids,
@@ -111,7 +111,7 @@ class Sending:
         """Read everything back, and say what differs; whether nothing does."""
         from dataclasses import replace
 
-        from mirror.cli.verify import _print as show_findings
+        from mirror.cli.verify import show_findings
         from mirror.importers.origin import CONFIG_KEY
         from mirror.paths import parse
         from mirror.sources.wandb import WandbSource
@@ -150,7 +150,7 @@ def rehearsal() -> Iterator[tuple[str, str, Path]]:
 
 
 @contextmanager
-def _bars(quiet: bool) -> Iterator[PushProgress]:
+def bars(quiet: bool) -> Iterator[PushProgress]:
     """A bar of rows, drawn when it is known how many there are."""
     from contextlib import ExitStack
 

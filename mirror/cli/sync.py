@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.console import safe, table
+from mirror.cli.console import safe
 from mirror.cli.options import root_option
-from mirror.query.text import size_of
+from mirror.cli.stopping import stopping
+from mirror.cli.synced import show_errors, show_plan, show_summary
 
 if TYPE_CHECKING:
-    from mirror.records import Failure
     from mirror.sources.places import Places
     from mirror.sync.progress import Progress
     from mirror.sync.project import Options
@@ -189,19 +187,19 @@ def command(
     local = _Local(folders, entity, project, include_online, base_url)
     mlflow = _Mlflow(stores, experiments, include_deleted, filter_)
     stop = ctx.ensure_object(threading.Event)
-    with _stopping(stop):
+    with stopping(stop):
         while True:
             began = time.monotonic()
             with watching(quiet=quiet, verbose=verbose) as progress:
                 done = _once(root, servers, local, mlflow, options, progress, stop, dry_run)
             if dry_run:
-                _show_plan(done.planned)
-            _show_errors(done.result, quiet)
+                show_plan(done.planned)
+            show_errors(done.result, quiet)
             notes = [note for outcome in done.result.outcomes for note in outcome.notes]
             for notice in () if quiet else [*notes, *done.notices]:
                 click.echo(safe(f"Note: {notice}"), err=True)
             if not stop.is_set() and done.result.outcomes and not quiet:
-                _show_summary(done.result, root, verbose, time.monotonic() - began)
+                show_summary(done.result, root, verbose, time.monotonic() - began)
             if watch is None or stop.wait(watch):
                 break
     if watch is not None:
@@ -304,103 +302,3 @@ def _once(
             except SourceError as e:
                 done.result.errors.append(str(e))
     return done
-
-
-@contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the sync at the next step; a second one ends it at once."""
-
-    def handler(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-# -- what is printed at the end -------------------------------------------------------------------------------
-
-
-def _show_errors(result: Result, quiet: bool) -> None:
-    for outcome in result.outcomes:
-        project = f"{outcome.report.entity}/{outcome.report.project}"
-        for message in outcome.messages:
-            _error(f"{project}: {message}" if project not in message else message)
-        for failure in outcome.failures:
-            _error(f"{failure.key.path}: {failure.stage}: {failure.error}")
-        if outcome.waiting and not quiet:
-            for failure in outcome.waiting:
-                _error(_waiting(failure))
-    for message in result.errors:
-        _error(message)
-
-
-def _waiting(failure: Failure) -> str:
-    until = failure.next_try.strftime("%Y-%m-%d %H:%M UTC")
-    return f"{failure.key.path}: in quarantine until {until} ({failure.attempts} attempts): {failure.error}"
-
-
-def _error(message: str) -> None:
-    click.echo(safe(f"Error: {message}"), err=True)
-
-
-def _show_plan(planned: Sequence[Planned]) -> None:
-    rows = []
-    for p in planned:
-        plan = p.plan
-        waiting = len({f.key.storage_id for f in plan.waiting})
-        unchanged = plan.unchanged + len(plan.rechecked)
-        name = f"{p.project.entity}/{p.project.name}"
-        cost = (p.cost.requests, size_of(p.cost.bytes)) if p.cost else (None, None)
-        rows.append([name, len(plan.new), len(plan.changed), unchanged, len(plan.gone), waiting, plan.new_rows, *cost])
-    table(["project", "new", "changed", "unchanged", "gone", "waiting", "rows to fetch", "~requests", "~bytes"], rows)
-    costs = [p.cost for p in planned if p.cost]
-    if costs:
-        requests, nbytes = (sum(getattr(cost, name) for cost in costs) for name in ("requests", "bytes"))
-        click.echo(
-            f"About {_n(requests)} requests and {size_of(nbytes)}, judging by the listing and by earlier syncs; what "
-            "new artifacts and bytes of files will take is not in it.",
-            err=True,
-        )
-
-
-def _show_summary(result: Result, root: Path, verbose: bool, seconds: float) -> None:
-    reports = [outcome.report for outcome in result.outcomes]
-    if verbose:
-        for r in reports:
-            name = safe(f"{r.source}: {r.entity}/{r.project}")
-            click.echo(
-                f"{name}: {r.outcome}; {_n(r.runs_listed)} runs, {_n(r.runs_new)} new, {_n(r.runs_changed)} changed, "
-                f"{_n(r.runs_gone)} gone, {_n(r.runs_failed)} failed; {_n(r.rows)} rows; {_n(r.requests)} requests"
-            )
-
-    def total(name: str) -> int:
-        return sum(getattr(r, name) for r in reports)
-
-    parts = [f"{_n(total('runs_new'))} new", f"{_n(total('runs_changed'))} changed"]
-    if gone := total("runs_gone"):
-        parts.append(f"{_n(gone)} deleted at the source")
-    if missing := sum(outcome.missing for outcome in result.outcomes):
-        parts.append(f"{_n(missing)} not found (deleted, if the next sync does not find them either)")
-    if failed := total("runs_failed"):
-        parts.append(f"{_n(failed)} failed")
-    if waiting := len({f.key.storage_id for outcome in result.outcomes for f in outcome.waiting}):
-        parts.append(f"{_n(waiting)} in quarantine")
-    reached = sum(r.outcome != "unreachable" for r in reports)
-    projects = f"{reached} project{'s' * (reached != 1)}"
-    click.echo(
-        f"Synced {projects} into {safe(str(root))}: {_n(total('runs_listed'))} runs, {', '.join(parts)}; "
-        f"{_n(total('rows'))} rows; {_n(total('requests'))} requests, {size_of(total('bytes'))} in {seconds:.1f} s."
-    )
-
-
-def _n(number: int) -> str:
-    return f"{number:,}"

@@ -83,9 +83,9 @@ def command(
     if format_ == "json":
         click.echo(json.dumps(_document(own, other if against else None, verdicts if deletable else None), indent=2))
     else:
-        _print("The mirror itself", own)
+        show_findings("The mirror itself", own)
         if against is not None:
-            _print(f"Compared with {against}", other)
+            show_findings(f"Compared with {against}", other)
         if deletable:
             _verdicts(verdicts)
     ctx.exit(int(not (own.ok and other.ok)))
@@ -137,7 +137,7 @@ def _against(
 # -- what is said ---------------------------------------------------------------------------------------------
 
 
-def _print(title: str, findings: Findings) -> None:
+def show_findings(title: str, findings: Findings) -> None:
     compared = ", ".join(f"{count:,} {name}" for name, count in sorted(findings.compared.items())) or "nothing"
     click.echo(safe(f"{title}: {compared}"))
     if findings.respelled:
