@@ -18,8 +18,9 @@ import pytest
 import requests
 from artifact_wire import Logging
 from commanding import Done, call
+from liar import Answer, Request
 from serving import Server, serving
-from syncing import Copy, log_run, logged, sampled
+from syncing import Copy, log_run, logged, operation_of, proxied, sampled
 
 import mirror
 
@@ -267,6 +268,42 @@ def test_runs_that_were_pushed_are_proven(server: Server, copy: Copy, verify: An
     moved = found["against"]["compared"]["rows with another step that say so"]
     # All of `repeated` but its first row; of HOSTILE the second and third row of step 1 and the two without a step.
     assert moved == len(repeated()) - 1 + 4
+
+
+def state_of(server: Server, project: str, run_id: str) -> str:
+    query = "query S($p: String!, $n: String!) { project(name: $p) { run(name: $n) { state } } }"
+    return str(server.graphql(query, p=project, n=run_id)["project"]["run"]["state"])
+
+
+def test_states_that_no_exit_code_says_are_set_where_the_server_takes_them(
+    server: Server, copy: Copy, verify: Any
+) -> None:
+    states = ["killed", "crashed", "preempted", "pending", "running", "failed"]
+    for state in states:
+        log_run(server, "states", state, logged(2), finish=state == "failed")
+        server.upsert("states", state, state=state)
+    copy.sync("local/states")
+    remap = ["--remap", "local/states=local/states2"]
+    pushed = call("push", "local/states", "--to", server.url, *remap, root=copy.root)
+    assert pushed.code == 0, pushed
+    assert {state: state_of(server, "states2", state) for state in states} == dict(zip(states, states, strict=True))
+    said = next(line for line in pushed.out.splitlines() if line.split()[:2] == ["changed", "state"])
+    assert said.split()[2] == "1" and "`running`" in said
+
+    def refuses(request: Request) -> Answer | None:
+        asks = operation_of(request) == "UpsertBucket" and "state" in request.json["variables"]
+        return Answer(400, {"errors": [{"message": "no such state"}]}) if asks else None
+
+    with proxied(server) as proxy:
+        proxy.before = refuses
+        remap = ["--remap", "local/states=local/states3"]
+        pushed = call("push", "local/states", "--to", proxy.url, *remap, root=copy.root)
+    assert pushed.code == 0, pushed
+    there = {state: state_of(server, "states3", state) for state in states}
+    assert there == {"killed": "failed", "crashed": "running", "preempted": "preempted", "pending": "running",
+                     "running": "running", "failed": "failed"}  # fmt: skip
+    said = next(line for line in pushed.out.splitlines() if line.split()[:2] == ["changed", "state"])
+    assert said.split()[2] == "4"
 
 
 def test_a_pushed_run_that_lost_something_is_found(server: Server, copy: Copy, verify: Any) -> None:

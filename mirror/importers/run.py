@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,8 @@ def _push(
     _summary(client, bucket, stream, row["summary_raw"])
     if uploaded:
         stream.uploaded(uploaded)
-    _end(stream, row, account)
+    _end(stream, row)
+    _state(client, key, row, account)
     _notes(run, there, account, history, system)
     _check(client, key, row, rows, files, account)
 
@@ -320,23 +322,41 @@ def _summary(client: Client, bucket: Bucket, stream: FileStream, text: str | Non
         upsert_run(client, storage_id=bucket.storage_id, summaryMetrics=text)
 
 
-def _end(stream: FileStream, row: Mapping[str, Any], account: Account) -> None:
+def _end(stream: FileStream, row: Mapping[str, Any]) -> None:
     """Finish the run as it ended, as far as an exit code can say it."""
     state, code = row["state"], row["exit_code"]
     if state in ("finished", None):
         stream.finish(0)
-    elif state == "failed":
+    elif state in ("failed", "killed"):
         stream.finish(code or 1)
     elif state == "preempted":
         stream.preempting()
         stream.finish(code or 1)
-    elif state == "killed":
-        stream.finish(code or 1)
-        account.changed("state", "`killed` cannot be set: the run is `failed` there")
     else:
         stream.flush()
-        will = "crashed" if state == "crashed" else "running, then crashed"
-        account.changed("state", f"`{state}` cannot be set: the run is `{will}` when the server misses its heartbeats")
+
+
+def _state(client: Client, key: RunKey, row: Mapping[str, Any], account: Account) -> None:
+    """Have the server take the state that no exit code says. W&B's API has an argument for it and does not say what it
+    may be, so a server is believed if it shows the state then, and nothing else is."""
+    state = row["state"]
+    if state in ("finished", "failed", None):
+        return
+    if state == "running":
+        account.changed("state", "`running` becomes `crashed` there when the server misses heartbeats")
+        return
+
+    def shown() -> str | None:
+        found = held_runs(client, key.entity, key.project, [key.run_id])[key.run_id]
+        return found.state if found else None
+
+    if shown() == state:
+        return
+    with suppress(RefusedQuery):
+        upsert_run(client, storage_id=key.storage_id, state=state)
+    if (there := shown()) != state:
+        then = ", and `crashed` when the server misses heartbeats" if there == "running" else ""
+        account.changed("state", f"the server does not take `{state}`: the run is `{there}` there{then}")
 
 
 # -- the account ----------------------------------------------------------------------------------------------

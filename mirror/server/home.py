@@ -206,6 +206,8 @@ class Home:
 
         def in_spool(live: LiveRuns, held: LiveRun) -> None:
             live.edit(held, **changes)
+            if (state := changes.get("state")) in ENDED:
+                live.end(held, state, found.run.exit_code)
 
         def in_segments(writer: Writer, look: Look) -> None:
             for current in look.runs([found.rid]):
