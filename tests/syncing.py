@@ -151,6 +151,7 @@ class Copy:
     url: str
     key: str
     env: dict[str, str] = field(default_factory=dict)
+    _held: tuple[object, Reader] | None = field(default=None, repr=False, compare=False)
 
     def command(self, *paths: str) -> list[str]:
         return [*MIRROR, "sync", *paths, "--mirror", str(self.root)]
@@ -182,24 +183,31 @@ class Copy:
 
     # -- looking into it ----------------------------------------------------------------------------------
 
+    def reader(self) -> Reader:
+        """One reader as long as the mirror stays as it is: what it makes of the views is most of what a look costs."""
+        state = (self.root / "snapshot.json").stat()
+        now = (self.root, state.st_ino, state.st_mtime_ns)
+        if self._held is None or self._held[0] != now:
+            self._held = now, Reader(self.root)
+        else:
+            self._held[1].refresh()  # rows that a server has taken in meanwhile
+        return self._held[1]
+
     def sql(self, query: str, *args: Any) -> list[tuple[Any, ...]]:
-        with Reader(self.root) as reader:
-            found: list[tuple[Any, ...]] = reader.connect().execute(query, list(args)).fetchall()
-            return found
+        found: list[tuple[Any, ...]] = self.reader().connect().execute(query, list(args)).fetchall()
+        return found
 
     def runs(self, project: str) -> dict[str, dict[str, Any]]:
         """The live rows of `runs` of a project by run id."""
-        with Reader(self.root) as reader:
-            cursor = reader.connect().execute("select * from runs where project = ?", [project])
-            names = [d[0] for d in cursor.description]
-            found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        cursor = self.reader().connect().execute("select * from runs where project = ?", [project])
+        names = [d[0] for d in cursor.description]
+        found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         return {row["run_id"]: row for row in found}
 
     def rows(self, project: str, run_id: str, stream: str = "history") -> list[dict[str, Any]]:
         """Logged rows as the mirror gives them back."""
         rid = self.runs(project)[run_id]["rid"]
-        with Reader(self.root) as reader:
-            return list(read_rows(reader, rid, stream))  # type: ignore[arg-type]
+        return list(read_rows(self.reader(), rid, stream))  # type: ignore[arg-type]
 
     def files(self) -> dict[str, tuple[int, int]]:
         """Every segment, with size and time: what a sync that has nothing to do must not change."""

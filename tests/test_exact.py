@@ -31,7 +31,6 @@ from serving import Server, serving
 from syncing import Copy, Proxy, proxied
 
 import mirror
-from mirror.store import Reader
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +142,8 @@ class Lab:
     events: dict[str, list[str]]
     api: dict[str, dict[str, Any]]
     copy: Copy
+    held: mirror.Api
+    """The objects of the copy."""
 
 
 def _posted(proxy: Proxy, file: str) -> dict[str, list[str]]:
@@ -205,7 +206,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         api = _read_back(server, place / "api", _wanted(sent, ids))
         copy = Copy(place / "mirror", proxy.url, server.key)
         copy.sync(f"{ENTITY}/{PROJECT}")
-        yield Lab(server, proxy, {t.run_id: t for t in truths}, sent, events, dict(zip(ids, api, strict=True)), copy)
+        read = dict(zip(ids, api, strict=True))
+        yield Lab(server, proxy, {t.run_id: t for t in truths}, sent, events, read, copy, mirror.Api(copy.root))
 
 
 RUNS = [make.__name__ for make in MAKERS]
@@ -249,7 +251,7 @@ def test_every_reason_why_the_sdk_changes_a_row_is_needed(lab: Lab) -> None:
 
 def test_the_mirror_holds_every_line(lab: Lab, truth: Truth) -> None:
     """By the objects users know: every row as a dict, in order, type for type."""
-    run = mirror.Api(lab.copy.root).run(f"{ENTITY}/{PROJECT}/{truth.run_id}")
+    run = lab.held.run(f"{ENTITY}/{PROJECT}/{truth.run_id}")
     rows = list(run.scan_history())
     expected = [json.loads(line) for line in lines_of(lab, truth)]
     assert len(rows) == len(expected)
@@ -311,18 +313,17 @@ def from_cells(cells: Sequence[tuple[Any, ...]], rows: int) -> list[dict[str, An
 
 def test_the_raw_tables_hold_every_cell(lab: Lab, truth: Truth) -> None:
     """By SQL on the Parquet tables, with nothing of the mirror's own reading code in between."""
-    with Reader(lab.copy.root) as reader:
-        connection = reader.connect()
-        cells = connection.execute(
-            "select c.row, c.key, c.path_id, c.kind, c.v, c.j, c.step, epoch_us(c.ts) from raw.history c "
-            "join raw.live l on l.rid = c.rid and l.history_gen = c.gen where l.run_id = ?",
-            [truth.run_id],
-        ).fetchall()
-        state = connection.execute(
-            "select history_rows, history_total, history_complete, history_lossless, history_last_step "
-            "from runs where run_id = ?",
-            [truth.run_id],
-        ).fetchone()
+    connection = lab.copy.reader().connect()
+    cells = connection.execute(
+        "select c.row, c.key, c.path_id, c.kind, c.v, c.j, c.step, epoch_us(c.ts) from raw.history c "
+        "join raw.live l on l.rid = c.rid and l.history_gen = c.gen where l.run_id = ?",
+        [truth.run_id],
+    ).fetchall()
+    state = connection.execute(
+        "select history_rows, history_total, history_complete, history_lossless, history_last_step "
+        "from runs where run_id = ?",
+        [truth.run_id],
+    ).fetchone()
     lines = lines_of(lab, truth)
     wire = [tokens(line) for line in lines]
     assert from_cells([cell[:6] for cell in cells], len(lines)) == wire
@@ -414,7 +415,7 @@ def test_every_reason_why_wandb_api_differs_is_needed(lab: Lab) -> None:
 
 
 def test_configs(lab: Lab, truth: Truth) -> None:
-    held = mirror.Api(lab.copy.root).run(f"{ENTITY}/{PROJECT}/{truth.run_id}").config
+    held = lab.held.run(f"{ENTITY}/{PROJECT}/{truth.run_id}").config
     assert list(differences(lab.api[truth.run_id]["config"], held)) == []
     assert unexplained(differences(truth.config, held), CONFIG_WRITES, set()) == []
     assert list(differences({"": held}, from_nodes(lab, "config", truth))) == []
@@ -428,7 +429,7 @@ def test_every_reason_why_the_sdk_changes_a_config_is_needed(lab: Lab) -> None:
 
 
 def test_summaries(lab: Lab, truth: Truth) -> None:
-    held = mirror.Api(lab.copy.root).run(f"{ENTITY}/{PROJECT}/{truth.run_id}").summary._json_dict
+    held = lab.held.run(f"{ENTITY}/{PROJECT}/{truth.run_id}").summary._json_dict
     assert list(differences(lab.api[truth.run_id]["summary"], held)) == []
     if truth.lines is None:  # the SDK makes a summary of the last values; nulls do not count as values
         last: dict[str, Any] = {}
