@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -83,7 +84,7 @@ def cli() -> None:
     """
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The console script: errors of this package are one line on stderr, with exit code 2 for a wrong call."""
     from mirror.cli.console import safe
 
