@@ -7,7 +7,8 @@ again; whatever was under way when a push was killed has no line, and goes on fr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +28,8 @@ class Success:
     fingerprint: str
     name: str
     """What it is called at the destination."""
+    counts: Mapping[str, int]
+    """How much of what arrived."""
 
 
 class Ledger:
@@ -36,10 +39,10 @@ class Ledger:
         self.successes = root / f"{kind}_successes.jsonl"
         self.failures = root / f"{kind}_failures.jsonl"
         self._held: dict[Identity, Success] = {}
-        for line in _lines(self.successes):
+        for line in lines_of(self.successes):
             try:
                 identity = (line["source"], line["storage_id"], _place(line["destination"], line["dst_path"]))
-                self._held[identity] = Success(line["fingerprint"], line["dst_name"])
+                self._held[identity] = Success(line["fingerprint"], line["dst_name"], Counter(line["counts"]))
             except (KeyError, TypeError):
                 continue
 
@@ -64,14 +67,16 @@ class Ledger:
         }
         _append(self.failures if account.error else self.successes, line)
         if account.error is None:
-            self._held[source, storage_id, _place(destination, namespace)] = Success(account.fingerprint, name)
+            self._held[source, storage_id, _place(destination, namespace)] = Success(
+                account.fingerprint, name, account.counts
+            )
 
 
 def _place(destination: str, namespace: str) -> str:
     return f"{destination} {namespace}"
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def lines_of(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a ledger; one that a crash tore is none."""
     try:
         with path.open("rb") as file:

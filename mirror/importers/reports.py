@@ -45,23 +45,39 @@ def push_reports(
     """Send the reports of a mirrored project to `places[here]`. `places` says where all projects went that reports may
     show; others stay what they are. A report is known again by the name its server gave it."""
     place = places[here]
-    held = _reports(reader, source, here)
+    held = reports_as_sent(reader, source, here, there, places, run_name)
     if not held:
         return Totals()
-    rewrite = Rewriting(source, there.client.pages, places, _runs_there(reader, source, there, places, run_name, held))
     known: set[str] = set()
     if there.client.has_project(place.entity, place.project):
         known = {report.name for report in list_reports(there.client, place.entity, place.project)[0]}
 
     def items() -> Iterator[Item]:
-        for report in held:
-            name, spec = report["name"], rewrite.spec(report["spec"])
+        for report, spec in held:
+            name = report["name"]
             fingerprint = hashlib.blake2b(repr((report, spec)).encode(), digest_size=16).hexdigest()
             account = Account(f"{here.path}/reports/{name}", f"{place.path}/{name}", fingerprint)
             yield Item(source, report["storage_id"], account, name in known, partial(_push, report, spec, there, place))
 
     ledger = Ledger(ledger_folder or reader.layout.root, "report")
     return send_each(items(), there, place, ledger, incremental=incremental)
+
+
+def reports_as_sent(
+    reader: Reader,
+    source: str,
+    here: Namespace,
+    there: Destination,
+    places: Mapping[Namespace, Namespace],
+    run_name: Callable[[RunName], RunName],
+) -> list[tuple[Mapping[str, Any], str]]:
+    """The reports of a mirrored project (storage_id, name, type, title, description, spec), each with the content its
+    copy has; arguments as for `push_reports`."""
+    held = _reports(reader, source, here)
+    if not held:
+        return []
+    rewrite = Rewriting(source, there.client.pages, places, _runs_there(reader, source, there, places, run_name, held))
+    return [(report, rewrite.spec(report["spec"])) for report in held]
 
 
 def _push(report: Mapping[str, Any], spec: str, there: Destination, place: Namespace, account: Account) -> None:
@@ -72,7 +88,7 @@ def _push(report: Mapping[str, Any], spec: str, there: Destination, place: Names
     shown = fetch_report(there.client, place.entity, place.project, storage_id)
     if shown is None:
         raise SourceError(f"`{there.client.source}` does not show the report that was sent: send it again")
-    if not _same(shown.spec, spec):
+    if not same_content(shown.spec, spec):
         raise SourceError("the destination shows another content than the one that was sent")
     for name in ("title", "description"):
         if (getattr(shown, name) or "") != (report[name] or ""):
@@ -80,7 +96,8 @@ def _push(report: Mapping[str, Any], spec: str, there: Destination, place: Names
     account.counts["reports"] += 1
 
 
-def _same(text: str | None, other: str) -> bool:
+def same_content(text: str | None, other: str) -> bool:
+    """Whether two contents are the same JSON."""
     try:
         return bool(json.loads(text or "null") == json.loads(other))
     except ValueError:
