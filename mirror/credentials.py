@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 from mirror.errors import TerminalSourceError
 from mirror.paths import canonical_source, netrc_machines
 
+VARIABLES = ("WANDB_API_KEY", "MIRROR_SRC_API_KEY", "MIRROR_DST_API_KEY")
+"""Environment variables that hold keys: the SDK's, and those of the two servers of an import."""
+
 
 @dataclass(frozen=True)
 class Credential:
@@ -26,12 +29,19 @@ class Credential:
     key: str = field(repr=False)
     origin: str
 
+    @property
+    def is_from_environment(self) -> bool:
+        """Whether it stands in a variable, which goes before whatever `wandb login` writes."""
+        return self.origin.split(" or ")[0] in VARIABLES
+
 
 def find(base_url: str, *, key: str | None = None, environ: Mapping[str, str] | None = None) -> Credential:
     """The key for a server. Raises TerminalSourceError, with what to do, if there is none."""
     environ = os.environ if environ is None else environ
     if key:
-        return Credential(_checked(key, "the argument"), "the argument")
+        # Commands hand on what they found in a variable: name that, since they have no argument for keys.
+        origin = " or ".join(name for name in VARIABLES if environ.get(name) == key) or "the argument"
+        return Credential(_checked(key, origin), origin)
     if from_environment := environ.get("WANDB_API_KEY"):
         return Credential(_checked(from_environment, "WANDB_API_KEY"), "WANDB_API_KEY")
     if found := _from_netrc(base_url, environ):

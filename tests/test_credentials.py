@@ -28,6 +28,9 @@ def test_argument_then_environment_then_netrc(tmp_path: Path) -> None:
     environ["WANDB_API_KEY"] = KEY
     assert find(LOCAL, environ=environ) == Credential(KEY, "WANDB_API_KEY")
     assert find(LOCAL, key="a" * 40, environ=environ) == Credential("a" * 40, "the argument")
+    environ["MIRROR_DST_API_KEY"] = "b" * 40
+    found = find(LOCAL, key="b" * 40, environ=environ)
+    assert found.origin == "MIRROR_DST_API_KEY" and found.is_from_environment
 
 
 def test_netrc_entries_are_per_host(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commanding import Done as Called
+from commanding import call
 from faults import hurry
 from liar import Answer, Request, Reset
 from serving import Server, serving
 from syncing import MIRROR, Copy, Proxy, log_run, logged, proxied, sampled
 
-from mirror.errors import UsageError
+from mirror.errors import SourceError, UsageError
 from mirror.importers import Namespace
 from mirror.importers.wandb import WandbImporter
 
@@ -292,6 +294,34 @@ def test_the_command_imports_rehearses_and_plans(source: Server, there: Server, 
     done = run("--dst-base-url", there.url)
     assert done.returncode == 0 and held(there, "other")["plain"]["historyLineCount"] == 3
     assert "0 runs sent" in run("--dst-base-url", there.url).stdout
+
+
+def test_what_cannot_work_is_said_before_anything_is_fetched_or_sent(
+    source: Server, there: Server, tmp_path: Path
+) -> None:
+    root, keys = tmp_path / "m", {"MIRROR_SRC_API_KEY": source.key, "MIRROR_DST_API_KEY": there.key}
+
+    def run(*more: str, src: str = source.url, **changed: str) -> Called:
+        arguments = ["import", "wandb", "local/other", "--src-base-url", src, "--dst-base-url", there.url, *more]
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**keys, "NETRC": "/dev/null", **changed}.items():
+                patch.setenv(name, value)
+            return call(*arguments, root=root)
+
+    done = run(MIRROR_DST_API_KEY="f" * 40)
+    assert done.code == 1 and "does not accept the API key from MIRROR_DST_API_KEY" in done.err
+    assert run("--remap", "local/other").code == 2
+    assert not root.exists()
+    done = run(MIRROR_SRC_API_KEY="f" * 40)
+    assert done.code == 1 and "the API key from MIRROR_SRC_API_KEY" in done.err and "Nothing was sent" in done.err
+    assert "mirror sync" not in done.err
+    done = run("--remap", "local/othr=local/new")
+    assert done.code == 2 and "`local/othr`, a project the mirror does not hold" in done.err
+    done = run(MIRROR_SRC_API_KEY="f" * 40)  # the mirror holds the project by now
+    assert done.code == 1 and "Nothing was sent" in done.err and held(there, "other") == {}
+    importer = WandbImporter(source.url, "f" * 40, there.url, there.key, root=tmp_path / "none")
+    with pytest.raises(SourceError, match="does not accept the API key from the argument"):
+        importer.import_all(["local/other"])
 
 
 def test_emoji_in_names_are_replaced_where_a_server_refuses_them(source: Server, there: Server, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_passing_troubles_are_outlasted(trouble: Action) -> None:
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
-        (Reset(), "cannot reach .*check --base-url, the network"),
+        (Reset(), "cannot reach .*check the address, the network"),
         (Answer(status=503, body={"errors": [{"message": "later"}]}), r"answers 503 \(later\).*try again"),
         (Answer(body='{"data": {'), "breaks off"),
         (Answer(body={"data": {}}, promise=9999), "cannot reach"),
@@ -95,7 +95,7 @@ def test_an_unreachable_host_says_so() -> None:
         (Answer(status=401, body={"errors": [{"message": "x"}]}), "does not accept the API key"),
         (Answer(body={"errors": [{"message": "user is not logged in"}]}), "does not accept the API key"),
         (Answer(status=401, body="nope"), "does not accept the API key from WANDB_API_KEY.*wandb login"),
-        (Answer(status=404, body="not found"), "is no W&B server.*check --base-url"),
+        (Answer(status=404, body="not found"), "is no W&B server.*check the address"),
         (Answer(body="<html>hello</html>"), "is no W&B server .its answer is no JSON"),
         (Answer(body={"hello": 1}), "is no W&B server"),
         (Answer(body=[1]), "is no W&B server"),

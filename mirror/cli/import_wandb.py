@@ -92,6 +92,10 @@ def command(
     filter_ = None if filter_ is None else filter_text(filter_)
     wanted = server_filter(filter_, None, (), datetime.now(timezone.utc))
     options = Options(workers=2 * workers, filters=wanted, bytes=WantedBytes(everything=True))
+    source = canonical_source(next(iter(servers)))
+    verify = verify or rehearse
+    sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, verify, quiet, stop)
+    sending.check(dst_base_url, dry_run=dry_run, rehearse=rehearse)
     with stopping(stop), watching(quiet=quiet, verbose=False) as progress:
         session = Session(root, options, progress=progress, stop=stop, key=os.environ.get(KEY_VARIABLE))
         if dry_run:
@@ -105,9 +109,10 @@ def command(
         click.echo("Interrupted. What was fetched is kept; run the same command again to go on.", err=True)
         ctx.exit(1)
     if dry_run and not root.exists():
+        click.echo("What would be sent where is told once something is mirrored.", err=True)
         ctx.exit(int(not result.ok))
-    source = canonical_source(next(iter(servers)))
-    verify = verify or rehearse
-    sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, verify, quiet, stop)
+    if result.errors and not result.outcomes:
+        click.echo("Nothing was sent: the source could not be read.", err=True)
+        ctx.exit(1)
     code = sending.send(dst_base_url, dry_run=dry_run, rehearse=rehearse)
     ctx.exit(code or int(not result.ok))

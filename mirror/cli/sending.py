@@ -44,14 +44,30 @@ class Sending:
     quiet: bool
     stop: threading.Event
 
-    def send(self, to: str | None, *, dry_run: bool = False, rehearse: bool = False) -> int:
-        """Send, and say what became of it; returns the exit code. Raises UsageError."""
-        from mirror.store import Reader
+    def check(self, to: str | None, *, dry_run: bool = False, rehearse: bool = False) -> None:
+        """See that the options make sense and the server lets us in, before hours are spent on a source. Raises
+        UsageError, SourceError."""
+        from mirror.importers.server import opened
+
+        self._check_options(to, dry_run, rehearse)
+        if to is not None:
+            with opened(to, os.environ.get(KEY_VARIABLE)):
+                pass
+
+    def _check_options(self, to: str | None, dry_run: bool, rehearse: bool) -> None:
+        from mirror.importers.places import remapping
 
         if rehearse == (to is not None):
             raise UsageError("name the server to send to, --to URL, or --rehearse without one")
         if dry_run and rehearse:
             raise UsageError("--dry-run sends nothing, --rehearse sends to a server of its own: leave out one of them")
+        remapping(self.remap)
+
+    def send(self, to: str | None, *, dry_run: bool = False, rehearse: bool = False) -> int:
+        """Send, and say what became of it; returns the exit code. Raises UsageError."""
+        from mirror.store import Reader
+
+        self._check_options(to, dry_run, rehearse)
         with Reader(self.root) as reader:
             rids = self._chosen(reader)
             if not rehearse:
@@ -88,6 +104,7 @@ class Sending:
         from mirror.paths import parse
 
         options = PushOptions(self.workers, not self.again, remapping(self.remap), ledger=ledger)
+        _check_known(reader, options, dry_run)
         with opened(to, key, workers=self.workers, stop=self.stop, deleted_suffix=self.deleted_suffix) as there:
             if dry_run:
                 return _show_plan(reader, rids, there, options)
@@ -168,6 +185,20 @@ def bars(quiet: bool) -> Iterator[PushProgress]:
                     self.advance(rows)
 
         yield Bar()
+
+
+def _check_known(reader: Reader, options: PushOptions, dry_run: bool) -> None:
+    """Refuse to send a project under its old name since a --remap misspells it; what a dry run names may come yet."""
+    from mirror.query.sql import asking
+
+    with asking(reader) as connection:
+        known = set(connection.execute("select entity, project from projects").fetchall())
+    for here in options.remapping:
+        if (here.entity, here.project) not in known:
+            message = f"--remap names `{here.path}`, a project the mirror does not hold: `mirror status` lists them"
+            if not dry_run:
+                raise UsageError(message)
+            click.echo(safe(f"Note: {message}"), err=True)
 
 
 def _show_plan(reader: Reader, rids: Sequence[int], there: Destination, options: PushOptions) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mirror.errors import UsageError
+from mirror.errors import TerminalSourceError, UsageError
 from mirror.importers.account import Totals
 from mirror.importers.everything import KINDS, Everything, push_everything
 from mirror.importers.places import Namespace, Remapping
@@ -152,6 +152,8 @@ class WandbImporter:
         if canonical_source(self.dst_base_url) == self.source:
             self._check_apart(wanted, remapping or {})
         result = self.sync(wanted)
+        if result.errors and not result.outcomes:
+            raise TerminalSourceError("; ".join(result.errors))
         with Reader(self.root) as reader:
             namespaces = wanted or _synced(result)
             chosen = self._rids(reader, namespaces)

@@ -218,14 +218,14 @@ class Transport:
         return data
 
     def wrong_key(self) -> TerminalSourceError:
-        return TerminalSourceError(
-            f"`{self.base_url}` does not accept the API key from {self.credential.origin}: "
-            f"check that it belongs to this server, or run `wandb login --relogin --host {self.base_url}`"
-        )
+        what = f"`{self.base_url}` does not accept the API key from {self.credential.origin}: check that it belongs to"
+        if self.credential.is_from_environment:
+            return TerminalSourceError(f"{what} this server; the variable goes before what `wandb login` has written")
+        return TerminalSourceError(f"{what} this server, or run `wandb login --relogin --host {self.base_url}`")
 
     def _no_server(self, why: str) -> TerminalSourceError:
         return TerminalSourceError(
-            f"`{self.base_url}` is no W&B server ({why}): check --base-url and WANDB_BASE_URL; "
+            f"`{self.base_url}` is no W&B server ({why}): check the address (--base-url, WANDB_BASE_URL); "
             "W&B's cloud is https://api.wandb.ai"
         )
 
@@ -359,14 +359,14 @@ class Transport:
                 e,
             ) from e
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as e:
-            raise TerminalSourceError(f"`{_bare(url)}` is no URL to ask: check --base-url", e) from e
+            raise TerminalSourceError(f"`{_bare(url)}` is no URL to ask: check the address", e) from e
         except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as e:
             raise TransientSourceError(
                 f"`{self.base_url}` did not answer within {self._timeout[1]:.0f} s: try again later", e
             ) from e
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as e:
             raise TransientSourceError(
-                f"cannot reach `{self.base_url}` ({_root(e)}): check --base-url, the network and proxies", e
+                f"cannot reach `{self.base_url}` ({_root(e)}): check the address, the network and proxies", e
             ) from e
         finally:
             if file:
