@@ -16,9 +16,9 @@ ALLOWED = {
     "store": set(),
     "sync": {"wandb", "sources", "store"},
     "query": {"store"},
-    "verify": {"wandb", "sources", "store", "query"},
     "objects": {"query", "store", "wandb"},  # wandb/ for Api(online=True) alone
     "importers": {"wandb", "sources", "store", "sync", "query"},
+    "verify": {"wandb", "sources", "store", "query", "importers"},
     "server": {"query", "store"},
     "api": {"query", "store"},
     "filters": {"query"},

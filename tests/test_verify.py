@@ -112,7 +112,7 @@ FOUND = {
     ("console", "console", 1, None, "", '[null, null, "line \\u001b[31mtwo"]', '[null, null, "line 2"]'),
     ("name", "attributes", None, None, "name", '"name"', '"other"'),
     ("name", "attributes", None, None, "tags", '["t", "ü"]', '["t"]'),
-    ("gone", "run", None, None, "", "the run", "(nothing)"),
+    ("gone", "run", None, None, "local/q/gone", "the run", "(nothing)"),
 }
 
 
@@ -270,6 +270,77 @@ def test_runs_that_were_pushed_are_proven(server: Server, copy: Copy, verify: An
     assert moved == len(repeated()) - 1 + 4
 
 
+@pytest.fixture(scope="module")
+def there(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Another server, to which things are sent."""
+    with serving(tmp_path_factory.mktemp("there") / "served", key=server.key) as found:
+        yield found
+
+
+RUN = "query R($n: String!) { project(name: $p) { run(name: $n) { id config } } }".replace("($n", "($p: String!, $n")
+DELETE = "mutation($id: ID!) { deleteRun(input: {id: $id}) { clientMutationId } }"
+CHANGE_SWEEP = """mutation($id: ID, $c: String, $s: String) { upsertSweep(input: {id: $id, config: $c, state: $s}) {
+    sweep { id name } } }"""
+THERE = """query { project(name: "new") { sweeps { edges { node { id name description config state } } }
+    allViews(viewType: "runs") { edges { node { id name spec } } } } }"""
+
+
+def test_what_was_sent_is_found_under_the_names_the_ledger_tells(
+    server: Server, there: Server, copy: Copy, verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project under another name, a run under another id, a sweep and a report with ids of the destination."""
+    monkeypatch.setenv("MIRROR_DST_API_KEY", there.key)
+    config = "method: grid\nparameters:\n  x:\n    values: [1, 2]\n"
+    log_run(server, "life", "apart", logged(1))
+    sweep = server.graphql(SWEEP.replace("items", "life"), c=config)["upsertSweep"]["sweep"]
+    for name in ("one", "two"):
+        log_run(server, "life", name, logged(3), sweep=sweep["name"], config=json.dumps(CONFIG))
+    run_id = server.graphql(RUN, p="life", n="two")["project"]["run"]["id"]
+    content = {"blocks": [{"u": f"{server.url}/local/life/runs/two", "selections": {"tree": [run_id]}}]}
+    server.graphql(VIEW.replace("items", "life"), s=json.dumps(content))
+    copy.sync("local/life")
+    push = ["push", "local/life", "--to", there.url, "--remap", "local/life=local/new"]
+    assert call(*push, root=copy.root).code == 0
+    there.graphql(DELETE, id=there.graphql(RUN, p="new", n="two")["project"]["run"]["id"])
+    again = call(*push, "--deleted-suffix", "-2", "--verify", root=copy.root)
+    assert again.code == 0 and "no difference" in again.out and "1 runs under another name" in again.out, again
+
+    done, found = verify("--against", there.url)
+    compared = found["against"]["compared"]
+    assert done.code == 0, found["against"]
+    names = ("runs", "runs under another name", "sweeps", "runs in copies of sweeps", "reports", "rows")
+    assert [compared[name] for name in names] == [3, 1, 1, 2, 1, 7]
+    assert "left out" in done.err
+    # Elsewhere than the ledger says, there is nothing.
+    done, found = verify("local/life", "--against", there.url, "--remap", "local/life=local/nowhere")
+    assert done.code == 1 and found["against"]["listed"][0]["key"] == "local/nowhere"
+
+    held = there.graphql(THERE)["project"]
+    (made,) = [edge["node"] for edge in held["sweeps"]["edges"]]
+    assert made["name"] != sweep["name"] and made["config"] == config
+    there.graphql(CHANGE_SWEEP, id=made["id"], c=config.replace("2", "3"), s="STOPPED")
+    there.upsert("new", "one", sweep="")
+    spec = json.loads(held["allViews"]["edges"][0]["node"]["spec"])
+    assert spec["blocks"][0]["u"] == f"{there.url}/local/new/runs/two-2"
+    changed = json.dumps(content).replace("two", "one")
+    there.graphql(VIEW.replace("items", "new"), s=changed)
+    told = json.loads(there.graphql(RUN, p="new", n="two-2")["project"]["run"]["config"])
+    told["mirror_origin"]["value"]["created_at"] = "2001-01-01T00:00:00Z"
+    there.upsert("new", "two-2", config=json.dumps(told))
+    told = json.loads(there.graphql(RUN, p="new", n="apart")["project"]["run"]["config"])
+    there.upsert("new", "apart", config=json.dumps({k: v for k, v in told.items() if k != "mirror_origin"}))
+    done, found = verify("--against", there.url)
+    said = {(one["where"].split("/", 2)[2], one["stream"], one["key"]) for one in found["against"]["listed"]}
+    assert said == {
+        (f"sweeps/{sweep['name']}", "sweeps", "config"),
+        (f"sweeps/{sweep['name']}", "sweeps", "state"),
+        ("one", "attributes", "sweep"),
+        ("two", "attributes", "created_at"),
+        ("apart", "config", "mirror_origin"),
+        ("reports/v", "reports", "spec"),
+    }
+
+
 def state_of(server: Server, project: str, run_id: str) -> str:
     query = "query S($p: String!, $n: String!) { project(name: $p) { run(name: $n) { state } } }"
     return str(server.graphql(query, p=project, n=run_id)["project"]["run"]["state"])
@@ -379,7 +450,7 @@ def test_deletable_says_why_not(server: Server, copy: Copy, verify: Any) -> None
         (["--deletable"], "add --against"),
         (["--remap", "a/b=c/d"], "add --against"),
         (["--against", "nonsense"], "no http or https URL"),
-        (["--against", "http://127.0.0.1:9", "--remap", "a=b"], "maps no project"),
+        (["--against", "http://127.0.0.1:9", "--remap", "a=b"], "is no namespace"),
         (["nobody/nothing"], "holds nothing of"),
     ],
 )

@@ -129,22 +129,29 @@ class Sending:
         from dataclasses import replace
 
         from mirror.cli.verify import show_findings
-        from mirror.importers.origin import CONFIG_KEY
+        from mirror.importers.everything import KINDS
+        from mirror.importers.sent import Sent
         from mirror.paths import parse
         from mirror.sources.wandb import WandbSource
-        from mirror.verify.against import Other, chosen, compare_project
+        from mirror.verify.against import chosen, compare_project
         from mirror.verify.findings import Findings
+        from mirror.verify.other import Other
 
-        moved = {
-            (here.entity, here.project): (place.entity, place.project) for here, place in options.remapping.items()
-        }
-        other = Other(WandbSource(there.client, downloads=4), moved, same_server=False, origin=CONFIG_KEY)
+        sent = Sent(options.ledger or reader.layout.root, there.client.source)
+        server = WandbSource(there.client, downloads=4)
         findings, wanted = Findings(100), set(rids)
         for held in list(chosen(reader, [parse(path) for path in self.paths], self.source)):
             runs = [row for row in held.runs if row["rid"] in wanted]
+            if held.runs and not runs:
+                continue
             held = replace(held, runs=runs, whole=held.whole and len(runs) == len(held.runs))
-            with steps(f"reading {held.entity}/{held.project} back", len(runs), unit="runs") as advance:
-                compare_project(reader, held, other, findings, workers=self.workers, stop=self.stop, progress=advance)
+            went = {held.here: options.place(held.here)}
+            other = Other(server, {**options.remapping, **went}, sent)
+            with steps(f"reading {held.here.path} back", len(runs), unit="runs") as advance:
+                compare_project(
+                    reader, held, other, findings, kinds=self.kinds or KINDS, workers=self.workers, stop=self.stop,
+                    progress=advance,
+                )  # fmt: skip
         if not self.quiet or not findings.ok:
             show_findings("Read back and compared", findings)
         return findings.ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 from mirror.cli.console import safe, table
 from mirror.cli.options import root_option, source_option
 from mirror.cli.progress import steps
+from mirror.cli.stopping import stopping
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,13 +75,14 @@ def command(
         raise UsageError("--remap says where projects went on another server: add --against URL")
     own, other = Findings(listed), Findings(listed)
     verdicts: list[Verdict] = []
-    with Reader(root) as reader:
+    stop = ctx.ensure_object(threading.Event)
+    with stopping(stop), Reader(root) as reader:
         chosen = [parse(path) for path in paths]
         for path in chosen:
             check_held(reader, path, source)
-        _store(reader, own)
-        if against is not None:
-            verdicts = _against(reader, chosen, source, against, remap, workers, own, other, deletable)
+        _store(reader, own, stop)
+        if against is not None and not stop.is_set():
+            verdicts = _against(reader, chosen, source, against, remap, workers, own, other, deletable, stop)
     if format_ == "json":
         click.echo(json.dumps(_document(own, other if against else None, verdicts if deletable else None), indent=2))
     else:
@@ -88,10 +91,12 @@ def command(
             show_findings(f"Compared with {against}", other)
         if deletable:
             _verdicts(verdicts)
-    ctx.exit(int(not (own.ok and other.ok)))
+    if stop.is_set():
+        click.echo("Interrupted: what was not compared until then is not proven.", err=True)
+    ctx.exit(int(stop.is_set() or not (own.ok and other.ok)))
 
 
-def _store(reader: Reader, findings: Findings) -> None:
+def _store(reader: Reader, findings: Findings, stop: threading.Event) -> None:
     from mirror.verify.store import verify_store
 
     with steps("checking files", len(reader.files), unit="files") as advance:
@@ -108,30 +113,32 @@ def _against(
     own: Findings,
     findings: Findings,
     deletable: bool,
+    stop: threading.Event,
 ) -> list[Verdict]:
-    from dataclasses import replace
-
-    from mirror.importers.origin import CONFIG_KEY
-    from mirror.importers.outgoing import config_of
-    from mirror.verify.against import Other, chosen, compare_project, connected, meant, remapping
+    from mirror.importers.places import remapping
+    from mirror.importers.sent import Sent
+    from mirror.verify.against import chosen, compare_project, meant
     from mirror.verify.deletable import verdicts
+    from mirror.verify.other import Other, connected
 
     moved = remapping(remap)
     with closing(connected(reader, against, workers)) as server:
-        other = Other(server, moved, origin=CONFIG_KEY, config_of=config_of)
-        rids: list[int] = []
+        other = Other(server, moved, Sent(reader.layout.root, server.name))
         projects = list(chosen(reader, paths, source))
         among = projects if paths else meant(projects, other)
         if left := len(projects) - len(among):
-            click.echo(f"{left:,} projects from other servers are left out: name them to compare them.", err=True)
+            click.echo(f"{left:,} projects that neither came from there nor went there are left out: name them to "
+                       "compare them.", err=True)  # fmt: skip
         for held in among:
-            same = held.source == server.name and (held.entity, held.project) not in moved
-            with steps(f"{held.entity}/{held.project}", len(held.runs), unit="runs") as advance:
+            if stop.is_set():
+                break
+            with steps(held.here.path, len(held.runs), unit="runs") as advance:
                 compare_project(
-                    reader, held, replace(other, same_server=same), findings, workers=workers, progress=advance
+                    reader, held, other, findings, workers=workers, twice=deletable, stop=stop, progress=advance
                 )
-            rids += [row["rid"] for row in held.runs]
-        return verdicts(reader, rids, findings, whole_store=own.ok) if deletable else []
+        if not deletable or stop.is_set():
+            return []
+        return verdicts(reader, among, other, findings, whole_store=own.ok)
 
 
 # -- what is said ---------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def with_origin(
 
     document, exact = _object(config, parse)
     origin: dict[str, Any] = {"path": f"{row['entity']}/{row['project']}/{row['run_id']}"}
-    origin |= {name: _plain(row[name]) for name in _FIELDS if row.get(name) is not None}
+    origin |= {name: said_of(row[name]) for name in _FIELDS if row.get(name) is not None}
     if (point := branch_point(config)) is not None:
         origin["forked_from"] = {"run_id": point[0], "step": point[1]}
         internal = document["_wandb"].get("value", document["_wandb"])
@@ -79,5 +79,6 @@ def _object(text: str | None, parse: Any) -> tuple[dict[str, Any], bool]:
     return (found, exact) if isinstance(found, dict) else ({}, False)
 
 
-def _plain(value: Any) -> Any:
+def said_of(value: Any) -> Any:
+    """How the origin tells an attribute."""
     return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value

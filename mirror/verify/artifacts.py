@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import SourceError
-from mirror.records import Artifact, ArtifactEntry
+from mirror.importers.versions import EXPORTS
+from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ItemKey
 from mirror.sources.wandb import WandbSource
 from mirror.verify.findings import Findings, as_json
-from mirror.wandb.artifacts import Listed, fetch_entries, list_artifacts, list_collections
+from mirror.verify.other import HeldProject, Other
+from mirror.wandb.artifacts import Listed, fetch_artifact, fetch_entries, list_artifacts, list_collections
+from mirror.wandb.client import Client
 from mirror.wandb.transport import UnknownFields
 
 if TYPE_CHECKING:
@@ -19,44 +24,35 @@ if TYPE_CHECKING:
 _NAMED = ("digest", "description", "size", "metadata")
 _COLUMNS = "storage_id, collection, type, version, digest, aliases, tags, description, metadata, size"
 _ENTRIES = "path, digest, size, ref"
+_REFERENCE = re.compile(r"wandb-artifact://((?:[0-9a-fA-F]{2})+)/(.*)", re.S)
+"""An artifact's storage id, which is base64, as hexadecimal digits; and the path of an entry in it."""
 
-Place = tuple[str, str]
 
-
-def compare_artifacts(
-    reader: Reader,
-    source: str,
-    here: Place,
-    there: Place,
-    other: WandbSource,
-    findings: Findings,
-    *,
-    same_server: bool,
-) -> None:
-    """`here` and `there` are the names of the project on either side. Elsewhere than at their source, versions are
-    compared in their order, since nobody can choose their numbers; what W&B makes by itself (the tables of a run, its
-    history) is compared like all others."""
+def compare_artifacts(reader: Reader, held: HeldProject, other: Other, findings: Findings) -> None:
+    """Elsewhere than at their origin, versions are compared in their order, since nobody can choose their numbers; what
+    W&B makes by itself (the tables of a run) is compared like all others, but for its exports of histories."""
+    is_origin, there = other.is_origin(held), other.place(held)
     db = reader.connect()
     query = (
         f"select {_COLUMNS} from artifacts where source = ? and entity = ? and project = ? and deleted_at is null "
-        "and coalesce(state, 'COMMITTED') = 'COMMITTED' order by type, collection, version"
+        "and coalesce(state, 'COMMITTED') = 'COMMITTED' and (? or type <> ?) order by type, collection, version"
     )
-    cursor = db.execute(query, [source, *here])
+    cursor = db.execute(query, [held.source, held.here.entity, held.here.project, is_origin, EXPORTS])
     names = [column[0] for column in cursor.description]
     mine: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for values in cursor.fetchall():
         row = dict(zip(names, values, strict=True))
         mine.setdefault((row["type"], row["collection"]), []).append(row)
-    where = "/".join(here)
+    where = held.here.path
     try:
-        collections, _ = list_collections(other.client, *there)
-        complete = True
+        collections, listing = list_collections(other.source.client, there.entity, there.project)
+        complete = listing.complete
         others: dict[tuple[str, str], list[Listed]] = {}
 
         def trouble(message: str) -> None:
             findings.doubt(where, f"artifacts: {message}")
 
-        for page, page_is_complete in list_artifacts(other.client, collections, trouble):
+        for page, page_is_complete in list_artifacts(other.source.client, collections, trouble):
             complete &= page_is_complete
             for one in page:
                 if one.artifact.state in (None, "COMMITTED"):
@@ -68,9 +64,10 @@ def compare_artifacts(
     if not complete:
         findings.doubt(where, "artifacts: the listing was cut off")
         return
-    for name in sorted({*mine, *(others if same_server else ())}):
+    led = None if is_origin else _Led(reader, held.source, other.source.client)
+    for name in sorted({*mine, *(others if is_origin else ())}):
         versions = sorted(others.get(name, []), key=lambda one: one.artifact.version or 0)
-        _collection(reader, where, name, mine.get(name, []), versions, other, findings, same_server)
+        _collection(reader, where, name, mine.get(name, []), versions, other.source, findings, led)
 
 
 def _collection(
@@ -81,40 +78,43 @@ def _collection(
     others: list[Listed],
     other: WandbSource,
     findings: Findings,
-    same_server: bool,
+    led: _Led | None,
 ) -> None:
+    is_origin = led is None
     for i in range(max(len(mine), len(others))):
         row = mine[i] if i < len(mine) else None
         one = others[i] if i < len(others) else None
         version = row["version"] if row is not None else one.artifact.version if one is not None else None
         place = f"{where}/{name[1]}:v{version}"
         if row is None or one is None:
-            if row is not None or same_server:
+            if row is not None or is_origin:
                 findings.differ(place, "artifacts", **{"there" if row is None else "here": "the version"})
+            if row is None and one is not None and is_origin and (a := one.artifact).run_id is not None:
+                logged_by = f"{a.run_entity}/{a.run_project}/{a.run_id}"
+                findings.doubt(logged_by, f"it logged an artifact that the mirror does not hold: {name[1]}:v{version}")
             continue
         findings.count(artifacts=1)
-        _version(place, row, one.artifact, findings, same_server)
+        _version(place, row, one.artifact, findings, is_origin)
         if one.manifest_url is None:
             findings.doubt(place, "artifacts: the server names no address of the manifest")
-            continue
-        try:
-            entries = {entry.path: entry for entry in fetch_entries(other.client, one)}
-        except SourceError as e:
-            findings.doubt(place, f"artifacts: {e}")
             continue
         held = reader.connect().execute(
             f"select {_ENTRIES} from artifact_entries where storage_id = ? and collection = ? and version = ?",
             [row["storage_id"], row["collection"], row["version"]],
         )
-        _entries(place, {r[0]: r[1:] for r in held.fetchall()}, entries, findings, same_server)
+        try:
+            entries = {entry.path: entry for entry in fetch_entries(other.client, one)}
+            _entries(place, {r[0]: r[1:] for r in held.fetchall()}, entries, findings, led)
+        except SourceError as e:
+            findings.doubt(place, f"artifacts: {e}")
 
 
-def _version(place: str, row: Mapping[str, Any], there: Artifact, findings: Findings, same_server: bool) -> None:
+def _version(place: str, row: Mapping[str, Any], there: Artifact, findings: Findings, is_origin: bool) -> None:
     pairs: dict[str, tuple[Any, Any]] = {name: (row[name], getattr(there, name)) for name in _NAMED}
     pairs["metadata"] = (_document(row["metadata"]), _document(there.metadata))
     pairs["aliases"] = (sorted(row["aliases"] or ()), sorted(there.aliases))
     pairs["tags"] = (sorted(row["tags"] or ()), sorted(there.tags))
-    if same_server:
+    if is_origin:
         pairs["version"] = (row["version"], there.version)
     for name, (mine, others) in pairs.items():
         if (mine or None) != (others or None):
@@ -126,27 +126,58 @@ def _entries(
     mine: Mapping[str, tuple[Any, ...]],
     others: Mapping[str, ArtifactEntry],
     findings: Findings,
-    same_server: bool,
+    led: _Led | None,
 ) -> None:
-    elsewhere = 0
     for path in sorted({*mine, *others}):
         entry = others.get(path)
         here = mine.get(path)
         there = (entry.digest, entry.size, entry.ref) if entry is not None else None
         if here == there:
             continue
-        if not same_server and here and there and _points_into_wandb(here[2]) and _points_into_wandb(there[2]):
-            elsewhere += 1
+        if led is not None and here and there and here[:2] == there[:2] and led.same(here[2], there[2]):
+            findings.count(references_that_lead_to_copies=1)
             continue
         sides = {name: as_json(list(side)) for name, side in (("here", here), ("there", there)) if side is not None}
         findings.differ(place, "artifact entries", key=path, **sides)
     findings.count(artifact_entries=len(mine))
-    if elsewhere:
-        findings.doubt(place, f"artifacts: {elsewhere} references to other artifacts name ids of their server")
 
 
-def _points_into_wandb(ref: str | None) -> bool:
-    return ref is not None and ref.startswith("wandb-artifact://")
+class _Led:
+    """References of entries to other artifacts, which name them by ids of their server. They lead to the same if the
+    artifacts have the same digest, which is that of all they hold."""
+
+    def __init__(self, reader: Reader, source: str, client: Client) -> None:
+        self._db = reader.connect()
+        self._source = source
+        self._client = client
+        self._here: dict[str, str | None] = {}
+        self._there: dict[str, str | None] = {}
+
+    def same(self, here: str | None, there: str | None) -> bool:
+        ours, others = (_REFERENCE.fullmatch(ref or "") for ref in (here, there))
+        if ours is None or others is None or ours[2] != others[2]:
+            return False
+        digest = self._held(ours[1])
+        return digest is not None and digest == self._shown(others[1])
+
+    def _held(self, hexed: str) -> str | None:
+        if hexed not in self._here:
+            query = "select digest from artifacts where source = ? and storage_id = ?"
+            found = self._db.execute(query, [self._source, _storage_id(hexed)]).fetchone()
+            self._here[hexed] = found[0] if found else None
+        return self._here[hexed]
+
+    def _shown(self, hexed: str) -> str | None:
+        if hexed not in self._there:
+            storage_id = _storage_id(hexed)
+            nobody = ArtifactCollection(ItemKey(self._client.source, storage_id, "", ""), "", "")
+            found = fetch_artifact(self._client, nobody, storage_id)
+            self._there[hexed] = found.digest if found else None
+        return self._there[hexed]
+
+
+def _storage_id(hexed: str) -> str:
+    return base64.b64encode(bytes.fromhex(hexed)).decode()
 
 
 def _document(text: str | None) -> Any:

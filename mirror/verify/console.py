@@ -17,9 +17,11 @@ Line = tuple[Any, ...]
 
 
 class ConsoleCompared:
-    """Takes lines of the other side in order and reads those of the mirror beside them."""
+    """Takes lines of the other side in order and reads those of the mirror beside them. With `more_here`, the lines
+    here are those of a log on disk: texts alone are compared, and lines that are here alone are no differences."""
 
-    def __init__(self, reader: Reader, rid: int, where: str, findings: Findings) -> None:
+    def __init__(self, reader: Reader, rid: int, where: str, findings: Findings, *, more_here: bool = False) -> None:
+        self._more_here = more_here
         self._reader = reader
         self._rid = rid
         self._where = where
@@ -80,9 +82,13 @@ class ConsoleCompared:
         self._found.count(console_lines=1)
         if here is not None and there is not None:
             # Not every server tells the time and the level of a line.
-            told = [i for i in (1, 2, 3) if i == 3 or (here[i] is not None and there[i] is not None)]
+            own = () if self._more_here else (1, 2)
+            told = [3, *(i for i in own if here[i] is not None and there[i] is not None)]
             if [here[i] for i in told] == [there[i] for i in told]:
                 return
+        elif there is None and self._more_here:
+            self._found.count(console_lines_of_a_log_on_disk_alone=1)
+            return
         sides = {
             name: as_json([plain(part) for part in line[1:]])
             for name, line in (("here", here), ("there", there))

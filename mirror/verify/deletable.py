@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mirror.store.blobs import blob_path
 from mirror.verify.findings import Findings
+from mirror.verify.other import HeldProject, Other
 
 if TYPE_CHECKING:
     from mirror.store import Reader
@@ -30,15 +31,27 @@ class Verdict:
         return not self.reasons
 
 
-def verdicts(reader: Reader, rids: Sequence[int], findings: Findings, *, whole_store: bool) -> list[Verdict]:
-    """What is to be said of each run after everything was compared. `whole_store` is false if the mirror itself was
-    found damaged: then nothing may be deleted."""
-    found = []
-    for row in _rows(reader, rids):
-        path = f"{row['entity']}/{row['project']}/{row['run_id']}"
-        reasons = [] if whole_store else ["the mirror itself is damaged: `mirror verify`, `mirror repair`"]
-        reasons += _reasons(row)
-        project = f"{row['entity']}/{row['project']}"
+def verdicts(
+    reader: Reader, projects: Sequence[HeldProject], other: Other, findings: Findings, *, whole_store: bool
+) -> list[Verdict]:
+    """What is to be said of each run of these projects after they were compared with `other`. `whole_store` is false if
+    the mirror itself was found damaged: then nothing may be deleted."""
+    found: list[Verdict] = []
+    for held in projects:
+        general = [] if whole_store else ["the mirror itself is damaged: `mirror verify`, `mirror repair`"]
+        if not other.is_origin(held):
+            general.append(f"a copy was compared, not the original at {held.source}: name that, --against URL")
+        if not held.whole:
+            general.append(f"its artifacts were not compared: name the whole project, {held.here.path}")
+        found += _of_project(reader, held, findings, general)
+    return found
+
+
+def _of_project(reader: Reader, held: HeldProject, findings: Findings, general: Sequence[str]) -> Iterator[Verdict]:
+    project = held.here.path
+    for row in _rows(reader, [row["rid"] for row in held.runs]):
+        path = f"{project}/{row['run_id']}"
+        reasons = [*general, *_reasons(row)]
         mine = {path, project} | {f"{project}/{artifact}" for artifact in row["artifacts"] or ()}
         if count := sum(findings.different.get(where, 0) for where in mine):
             reasons.append(f"{count} differences were found")
@@ -46,8 +59,7 @@ def verdicts(reader: Reader, rids: Sequence[int], findings: Findings, *, whole_s
         missing = _missing(reader, row)
         if missing:
             reasons.append(f"the bytes of {missing} files are not held: `mirror sync {project} --all-bytes`")
-        found.append(Verdict(path, row["source"], not missing, tuple(reasons)))
-    return found
+        yield Verdict(path, row["source"], not missing, tuple(reasons))
 
 
 def _reasons(row: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sweeps and reports of a project compared with the server they came from."""
+"""Sweeps and reports of a project compared with the server they came from, or with their copies elsewhere."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import SourceError
-from mirror.sources.wandb import WandbSource
+from mirror.importers.places import Namespace
+from mirror.importers.reports import reports_as_sent, same_content
+from mirror.importers.run import Destination
+from mirror.importers.sweeps import copied_sweeps
+from mirror.records import Report, Sweep
 from mirror.verify.findings import Findings, as_json, plain
+from mirror.verify.other import HeldProject, Other
 from mirror.wandb.client import Client
 from mirror.wandb.glance import kinds_there
 from mirror.wandb.paging import Paged
@@ -20,58 +25,118 @@ if TYPE_CHECKING:
 
 # The columns of each table that the mirror holds as they came, with the attributes of the record that was made of them.
 _COMPARED: dict[str, Mapping[str, str]] = {
-    "sweeps": {"sweep_id": "sweep_id", "name": "name", "description": "description", "config_raw": "config"},
+    "sweeps": {
+        "sweep_id": "sweep_id", "name": "name", "description": "description", "state": "state", "config_raw": "config",
+    },
     "reports": {"name": "name", "title": "title", "description": "description", "spec": "spec"},
-}
+}  # fmt: skip
 _LIST: dict[str, Callable[[Client, str, str], tuple[Any, Paged]]] = {"sweeps": list_sweeps, "reports": list_reports}
 
 
-def compare_items(
-    reader: Reader, source: str, entity: str, project: str, other: WandbSource, findings: Findings
-) -> None:
-    """Compare by the server's own ids; more of them there is a difference, too."""
-    where = f"{entity}/{project}"
+def compare_sweeps(
+    reader: Reader, held: HeldProject, other: Other, place: Namespace, findings: Findings
+) -> dict[str, str]:
+    """Compare the sweeps of a project, all of them if all its runs are meant. At their own server they go by its ids,
+    and more of them there is a difference, too; elsewhere by what their copies say. Returns the id there of each."""
+    if other.is_origin(held):
+        if held.whole:
+            _at_origin("sweeps", reader, held, other, findings)
+        return {}
+    copies: dict[str, str] = {}
+    wanted = copied_sweeps(reader, held.source, held.here)
+    known = _there("sweeps", wanted, held, other, place, findings) if wanted else None
+    for sweep in wanted if known is not None else ():
+        copy: Sweep | None = sweep.among(known or ())
+        where = f"{held.here.path}/sweeps/{sweep.sweep_id}"
+        if copy is not None:
+            copies[sweep.sweep_id] = copy.sweep_id
+        if held.whole and copy is None:
+            findings.differ(where, "sweeps", here="the sweep")
+        elif held.whole and copy is not None:
+            findings.count(sweeps=1)
+            for name in ("name", "description", "state", "config"):
+                _pair(where, "sweeps", name, getattr(sweep, name), getattr(copy, name), findings)
+    return copies
+
+
+def compare_reports(reader: Reader, held: HeldProject, other: Other, findings: Findings) -> None:
+    """The same of its reports: elsewhere each is there under its name, and its content leads to the copies of what it
+    shows."""
+    if other.is_origin(held):
+        _at_origin("reports", reader, held, other, findings)
+        return
+    place, source = other.place(held), held.source
+    server = Destination(other.source.client)
+
+    def as_sent(places: Mapping[Namespace, Namespace]) -> list[tuple[Mapping[str, Any], str]]:
+        return reports_as_sent(reader, source, held.here, server, places, lambda run: other.run_name(source, run))
+
     try:
-        there = kinds_there(other.client, entity, project)
+        wanted, alone = as_sent({**other.places(source), held.here: place}), as_sent({held.here: place})
     except SourceError as e:
-        findings.doubt(where, f"sweeps and reports could not be read: {e}")
+        findings.doubt(held.here.path, f"reports could not be read: {e}")
         return
-    for kind, columns in _COMPARED.items():
-        query = (
-            f"select storage_id, {', '.join(columns)} from {kind} "
-            "where source = ? and entity = ? and project = ? and deleted_at is null"
-        )
-        held = reader.connect().execute(query, [source, entity, project]).fetchall()
-        mine = {row[0]: [plain(value) for value in row[1:]] for row in held}
-        others: dict[str, list[Any]] = {}
-        if there.get(kind):
-            try:
-                found, listing = _LIST[kind](other.client, entity, project)
-            except SourceError as e:
-                if mine or not isinstance(e.__cause__, UnknownFields):
-                    findings.doubt(where, f"{kind} could not be read: {e}")
-                continue
-            if not listing.complete:
-                findings.doubt(where, f"{kind}: the listing was cut off")
-                continue
-            others = {one.key.storage_id: [plain(getattr(one, name)) for name in columns.values()] for one in found}
-        elif kind not in there and mine:
-            findings.doubt(where, f"{kind}: the server does not say whether it has any")
+    known = _there("reports", wanted, held, other, place, findings) if wanted else None
+    there: dict[str, Report] = {report.name: report for report in known or ()}
+    for (report, content), (_, own) in zip(wanted, alone, strict=True) if known is not None else ():
+        where = f"{held.here.path}/reports/{report['name']}"
+        copy = there.get(report["name"])
+        if copy is None:
+            findings.differ(where, "reports", here="the report")
             continue
-        findings.count(**{kind: len(mine)})
-        for key in sorted({*mine, *others}):
-            _compare(f"{where}/{kind}", key, list(columns), mine.get(key), others.get(key), findings)
+        findings.count(reports=1)
+        for name in ("title", "description", "type"):
+            _pair(where, "reports", name, report[name], getattr(copy, name), findings)
+        # Other projects may have been sent later than the report that shows them.
+        if not same_content(copy.spec, content) and not same_content(copy.spec, own):
+            _pair(where, "reports", "spec", content, copy.spec, findings)
 
 
-def _compare(
-    where: str, key: str, names: list[str], here: list[Any] | None, there: list[Any] | None, findings: Findings
-) -> None:
-    kind = where.rpartition("/")[2]
-    known = here or there or [key]
-    place = f"{where}/{known[0]}"
-    if here is None or there is None:
-        findings.differ(place, kind, **{"there" if here is None else "here": f"the {kind.removesuffix('s')}"})
+def _at_origin(kind: str, reader: Reader, held: HeldProject, other: Other, findings: Findings) -> None:
+    columns = _COMPARED[kind]
+    query = (
+        f"select storage_id, {', '.join(columns)} from {kind} "
+        "where source = ? and entity = ? and project = ? and deleted_at is null"
+    )
+    rows = reader.connect().execute(query, [held.source, held.here.entity, held.here.project]).fetchall()
+    mine = {row[0]: [plain(value) for value in row[1:]] for row in rows}
+    found = _there(kind, rows, held, other, held.here, findings)
+    if found is None:
         return
-    for name, mine, others in zip(names, here, there, strict=True):
-        if mine != others:
-            findings.differ(place, kind, key=name.removesuffix("_raw"), here=as_json(mine), there=as_json(others))
+    others = {one.key.storage_id: [plain(getattr(one, name)) for name in columns.values()] for one in found}
+    findings.count(**{kind: len(mine)})
+    for key in sorted({*mine, *others}):
+        here, there = mine.get(key), others.get(key)
+        place = f"{held.here.path}/{kind}/{(here or there or [key])[0]}"
+        if here is None or there is None:
+            findings.differ(place, kind, **{"there" if here is None else "here": f"the {kind.removesuffix('s')}"})
+            continue
+        for name, a, b in zip(columns, here, there, strict=True):
+            _pair(place, kind, name.removesuffix("_raw"), a, b, findings)
+
+
+def _there(
+    kind: str, mine: Any, held: HeldProject, other: Other, place: Namespace, findings: Findings
+) -> list[Any] | None:
+    """All that the server has; None if it cannot be told, which is said if there is anything to compare."""
+    where = held.here.path
+    try:
+        has = kinds_there(other.source.client, place.entity, place.project)
+        if kind not in has and mine:
+            findings.doubt(where, f"{kind}: the server does not say whether it has any")
+        if not has.get(kind):
+            return [] if kind in has else None
+        found, listing = _LIST[kind](other.source.client, place.entity, place.project)
+    except SourceError as e:
+        if mine or not isinstance(e.__cause__, UnknownFields):
+            findings.doubt(where, f"{kind} could not be read: {e}")
+        return None
+    if not listing.complete:
+        findings.doubt(where, f"{kind}: the listing was cut off")
+        return None
+    return list(found)
+
+
+def _pair(where: str, kind: str, name: str, here: Any, there: Any, findings: Findings) -> None:
+    if plain(here) != plain(there):
+        findings.differ(where, kind, key=name, here=as_json(plain(here)), there=as_json(plain(there)))

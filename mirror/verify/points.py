@@ -44,6 +44,7 @@ class PointsCompared:
         self._mine = self._steps()
         self._next = next(self._mine, None)
         self._there: _Step | None = None
+        self.came = 0
 
     def close(self) -> None:
         """Stop reading the mirror."""
@@ -52,6 +53,7 @@ class PointsCompared:
 
     def feed(self, table: pa.Table, rows: int) -> None:
         """So many more rows of the other side, as `cells.decode` made them."""
+        self.came += rows
         if rows:
             for step, points in self._points(block_of(table, self._shared)):
                 if self._there is None or self._there.step != step:

@@ -7,7 +7,7 @@ step by looking a little ahead, so that a row that is missing is one difference 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +164,9 @@ class RowsCompared:
     Differences go to `findings` as soon as they are certain.
 
     With `moved`, rows were sent there under steps that ascend: a row whose step is not above the one before it has the
-    next free step, and says under this key which one it had. Then `here` comes in logged order."""
+    next free step, and says under this key which one it had. Then `here` comes in logged order. With `more_here`, rows
+    that are here alone are counted and are no differences. `led` is what JSON text becomes whose references lead to
+    copies there: a value may be there either way."""
 
     def __init__(
         self,
@@ -172,7 +174,10 @@ class RowsCompared:
         stream: str,
         here: Generator[pa.Table, None, None],
         findings: Findings,
+        *,
         moved: str | None = None,
+        more_here: bool = False,
+        led: Callable[[str], str] | None = None,
     ) -> None:
         self._where = where
         self._stream = stream
@@ -181,8 +186,10 @@ class RowsCompared:
         self._tables = here
         self._here = empty_block()
         self._there = empty_block()
-        self._came = 0
+        self.came = 0
         self._moved = moved
+        self._more_here = more_here
+        self._led = led
         self._next_step = 0
 
     def close(self) -> None:
@@ -192,8 +199,8 @@ class RowsCompared:
     def feed(self, table: pa.Table, rows: int) -> None:
         """So many more rows of the other side, as `cells.decode` made them."""
         if rows:
-            self._there = self._there.followed_by(block_of(table, self._shared, self._came))
-            self._came += rows
+            self._there = self._there.followed_by(block_of(table, self._shared, self.came))
+            self.came += rows
             self._settle()
 
     def finish(self) -> None:
@@ -298,7 +305,7 @@ class RowsCompared:
             return True
         if a.keys() != b.keys():
             return False
-        found = [compared(cell, b[code]) for code, cell in a.items() if cell != b[code]]
+        found = [self._how(cell, b[code]) for code, cell in a.items() if cell != b[code]]
         if values.OTHER in found:
             return False
         found = [how for how in found if how == values.RESPELLED]
@@ -333,14 +340,24 @@ class RowsCompared:
     def _cells(self, i: int, a: dict[int, Cell], b: dict[int, Cell]) -> None:
         for code in {**a, **b}:
             mine, others = a.get(code), b.get(code)
-            how = compared(mine, others) if mine is not None and others is not None else values.OTHER
+            how = self._how(mine, others) if mine is not None and others is not None else values.OTHER
             if how == values.RESPELLED:
                 self._findings.respell(1)
             elif how == values.OTHER:
                 here, there = (NOTHING if cell is None else text(cell) for cell in (mine, others))
                 self._differ(self._here, i, key=self._shared.name(code), here=here, there=there)
 
+    def _how(self, a: Cell, b: Cell) -> str:
+        """What `compared` says of two cells, references led to copies if they are there."""
+        how = compared(a, b)
+        if how != values.OTHER or self._led is None or a[2] is None or (led := self._led(a[2])) == a[2]:
+            return how
+        return compared((a[0], a[1], led), b)
+
     def _missing(self, block: Block, i: int) -> None:
+        if self._more_here:
+            self._findings.count(rows_of_a_log_on_disk_alone=1)
+            return
         self._differ(block, i, here="" if self._findings.full else self._row(block, i))
 
     def _extra(self, block: Block, i: int) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError
+from mirror.importers.origin import CONFIG_KEY, STEP, said_of
+from mirror.importers.outgoing import config_of, gathered
 from mirror.query.rows import by_step, stretches
 from mirror.records import FileEntry, Run, Stream
 from mirror.sources.protocol import (
@@ -38,27 +41,33 @@ _PIECE = 4 << 20
 
 ATTRIBUTES = ("name", "notes", "tags", "group", "job_type", "description", "commit", "host")
 """What a run is called and described by."""
-FIXED = ("state", "sweep", "username", "user_name", "created_at", "fork_run_id", "fork_step")
-"""What only the server that made the run can say, and W&B's API cannot set."""
+SAID = ("state", "username", "user_name", "created_at")
+"""What W&B's API cannot set, so that copies say it under CONFIG_KEY."""
+FIXED = (*SAID, "sweep", "fork_run_id", "fork_step")
+"""What only the server that made the run can say."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """How far the other side can be the same. `same_server`: the runs were mirrored from it, so that everything is
-    compared; elsewhere what nobody can set is left out, and more files are no difference. `origin` is the key of the
-    config under which an import says where a run is from and what it changed, `config_of` makes the config that is sent
-    of a run that came from MLflow (a row of `runs_raw`)."""
+    """How far the other side can be the same. At their origin everything of runs is compared; elsewhere what nobody can
+    set is looked for in what the copy says of its origin, and more files are no difference. `sweeps` are the ids there
+    of a project's sweeps; `led` is what JSON text becomes whose references lead to copies."""
 
-    same_server: bool = True
-    origin: str = ""
-    config_of: Callable[[Mapping[str, Any]], str | None] | None = None
+    is_origin: bool = True
+    sweeps: Mapping[str, str] = field(default_factory=dict)
+    led: Callable[[str], str] | None = None
 
 
 class RunCompared:
     """Takes the steps of one run (`take`) until it is `finished`. `row` has the attributes and counts of its row of
-    `runs_raw`."""
+    `runs_raw`; `sent` says that an import noted that it sent the run there.
 
-    def __init__(self, reader: Reader, row: Mapping[str, Any], expected: Expected, findings: Findings) -> None:
+    A run that the mirror holds from a log on disk, too, shows streams of which the log has more: these are compared
+    with what the server had when they were put together, which has to be among them."""
+
+    def __init__(
+        self, reader: Reader, row: Mapping[str, Any], expected: Expected, findings: Findings, sent: bool = False
+    ) -> None:
         self._reader = reader
         self._row = row
         self._expected = expected
@@ -67,19 +76,22 @@ class RunCompared:
         self._rows: dict[Stream, RowsCompared | PointsCompared] = {}
         self._found: dict[Stream, Findings] = {}
         self._over: set[Stream] = set()
-        self._console = ConsoleCompared(reader, row["rid"], self.where, findings)
+        self._logged = frozenset(json.loads(row["origin"] or "{}")) if expected.is_origin else frozenset()
+        self._console = ConsoleCompared(reader, row["rid"], self.where, findings, more_here="logs" in self._logged)
         # Points of MLflow become rows, and its params typed values, when they are sent to W&B.
-        self._reshaped = not expected.same_server and str(row["source"]).startswith("mlflow:")
-        self._taken = False
+        self._reshaped = not expected.is_origin and gathered(row)
+        self._sent = sent
+        self._seen: set[str] = set()
         self._imported = False
         self.finished = False
 
     def take(self, step: Step) -> None:
         match step:
             case Document():
-                self._taken = True
+                self._seen.add("documents")
                 self._document(step.run)
             case Manifest():
+                self._seen.add("files")
                 self._files(step.files)
             case ConsoleLines():
                 self._console.take(step)
@@ -93,6 +105,7 @@ class RunCompared:
                 self._system(step)
             case Trouble():
                 self._findings.doubt(self.where, f"{step.stage}: {step.error}")
+                self._seen.add(step.stage)
                 if step.stage == "history" or step.stage == "system":
                     self._stop("history" if step.stage == "history" else "system")
                 elif step.stage == "logs":
@@ -111,13 +124,15 @@ class RunCompared:
             here = stretches(*read) if sent and not self._reshaped else by_step(*read, stretch_bytes=_PIECE)
             name = "history" if stream == "history" else "system metrics"
             self._found[stream] = self._findings.sheet()
-            moved = f"{self._expected.origin}/step" if sent else None
             into = self._found[stream]
             self._rows[stream] = (
-                PointsCompared(self.where, name, here, into, self._expected.origin)
+                PointsCompared(self.where, name, here, into, CONFIG_KEY)
                 if self._reshaped and stream == "history"
-                else RowsCompared(self.where, name, here, into, moved)
-            )
+                else RowsCompared(
+                    self.where, name, here, into, moved=STEP if sent else None,
+                    more_here=stream in self._logged, led=self._expected.led,
+                )
+            )  # fmt: skip
         return self._rows[stream]
 
     def _feed(self, stream: Stream, rows: Sequence[str], step: Rows | None = None) -> None:
@@ -143,8 +158,14 @@ class RunCompared:
 
     def _read(self, stream: Stream, *, complete: bool) -> None:
         if complete and stream not in self._over:
-            self._compared(stream).finish()
-            self._findings.add(self._found.pop(stream))
+            rows = self._compared(stream)
+            rows.finish()
+            found = self._found.pop(stream)
+            had = self._row[f"{stream}_total"]
+            if stream in self._logged and had is not None and rows.came < had:
+                had_then = f"{had} rows when its log was compared with it"
+                found.differ(self.where, stream, here=had_then, there=f"{rows.came} rows")
+            self._findings.add(found)
             self._rows.pop(stream)
             self._over.add(stream)
 
@@ -165,9 +186,12 @@ class RunCompared:
 
     def _finish(self, step: Finished) -> None:
         self.finished = True
-        if step.gone or not self._taken:
-            if step.gone:
-                self._findings.differ(self.where, "run", here="the run")
+        if step.gone:
+            self._findings.differ(self.where, "run", here="the run")
+            return
+        for part in sorted({"documents", "files"} - self._seen):
+            self._findings.doubt(self.where, f"{part}: the server gave out none")
+        if "documents" not in self._seen:
             return
         for stream in ("history", "system"):
             if stream not in self._over:  # nothing came, so there is nothing there
@@ -177,22 +201,39 @@ class RunCompared:
     # -- documents and attributes -------------------------------------------------------------------------
 
     def _document(self, run: Run) -> None:
-        names = ATTRIBUTES + FIXED if self._expected.same_server else ATTRIBUTES
         said = self._origin(run.config)
         self._imported = bool(said)
-        for name in names:
-            here, there = plain(self._row[name]), plain(getattr(run, name))
-            if name in said and plain(said[name]) == here:
-                self._findings.count(attributes_kept_in_the_config_only=here != there)
-            elif here != there:
-                self._findings.differ(self.where, "attributes", key=name, here=as_json(here), there=as_json(there))
-        self._findings.count(attributes=len(names))
+        row: Mapping[str, Any] = self._row
+        pairs = {name: (row[name], getattr(run, name)) for name in ATTRIBUTES}
+        if self._expected.is_origin:
+            pairs |= {name: (row[name], getattr(run, name)) for name in FIXED}
+            pairs["id"] = row["storage_id"], run.key.storage_id
+        elif said:
+            fork = {"run_id": row["fork_run_id"], "step": row["fork_step"]} if row["fork_run_id"] else None
+            pairs |= {name: (row[name], getattr(run, name)) for name in SAID if row[name] is not None}
+            pairs["forked_from"] = fork, said.get("forked_from")
+            pairs["sweep"] = row["sweep"], run.sweep
+            if (copy := self._expected.sweeps.get(row["sweep"] or "")) is not None:
+                pairs["sweep"] = copy, run.sweep
+                self._findings.count(runs_in_copies_of_sweeps=1)
+        elif self._sent:
+            self._findings.differ(self.where, "config", key=CONFIG_KEY, here="where the run is from")
+        kept = 0
+        for name, (here, there) in pairs.items():
+            if plain(here) == plain(there):
+                continue
+            if name in said and plain(said[name]) == plain(said_of(here)):
+                kept += 1
+            else:
+                sides = {"here": as_json(plain(here)), "there": as_json(plain(there))}
+                self._findings.differ(self.where, "attributes", key=name, **sides)
+        self._findings.count(attributes=len(pairs), attributes_kept_in_the_config_only=kept)
         config, summary, metadata = self._documents()
-        if self._reshaped and self._expected.config_of is not None:
-            config = self._expected.config_of(dict(self._row) | {"config_raw": config})
+        if self._reshaped:
+            config = config_of(dict(row) | {"config_raw": config})
         self._tree("config", config, run.config)
         self._tree("summary", summary, run.summary)
-        if run.metadata is not None or (metadata is not None and self._expected.same_server):
+        if run.metadata is not None or (metadata is not None and self._expected.is_origin):
             self._tree("wandb-metadata.json", metadata, run.metadata)
 
     def _documents(self) -> tuple[str | None, str | None, str | None]:
@@ -209,11 +250,13 @@ class RunCompared:
             if here != there:
                 self._findings.doubt(self.where, f"{stream}: cannot be read as JSON ({e})")
             return
-        if stream == "config" and self._expected.origin and isinstance(mine, dict) and isinstance(others, dict):
+        if stream == "config" and not self._expected.is_origin and isinstance(mine, dict) and isinstance(others, dict):
             mine, others = self._without_origin(mine, others)
         count = respelled = 0
         for key, a, b, how in values.leaves(mine, others):
             count += 1
+            if how == values.OTHER and a is not None and b is not None and self._leads(a, b):
+                how = values.EQUAL
             respelled += how == values.RESPELLED
             if how == values.OTHER:
                 sides = {name: side for name, side in (("here", a), ("there", b)) if side is not None}
@@ -223,17 +266,26 @@ class RunCompared:
 
     def _origin(self, config: str | None) -> dict[str, Any]:
         """What an import says of the run; empty where none made it."""
-        if self._expected.same_server or not self._expected.origin:
+        if self._expected.is_origin:
             return {}
         try:
-            return _value(values.read(config or "{}"), self._expected.origin) or {}
+            found = _value(values.read(config or "{}"), CONFIG_KEY)
         except (ValueError, RecursionError, AttributeError):
             return {}
+        return found if isinstance(found, dict) else {}
+
+    def _leads(self, here: str, there: str) -> bool:
+        """Whether a value is the same but for references, which lead to copies there."""
+        led = self._expected.led(here) if self._expected.led is not None else here
+        if led == here or values.compare(values.read(led), values.read(there)) == values.OTHER:
+            return False
+        self._findings.count(values_that_lead_to_copies=1)
+        return True
 
     def _without_origin(self, here: dict[str, Any], there: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The configs as they were before an import wrote its key; what it moved under the key is put back."""
-        key = self._expected.origin
-        if self._expected.same_server or not isinstance(origin := _value(there, key), dict):
+        key = CONFIG_KEY
+        if not isinstance(origin := _value(there, key), dict):
             return here, there
         there = {name: value for name, value in there.items() if name != key}
         if key in here and _value(here, key) == origin.get("previous"):
@@ -250,11 +302,13 @@ class RunCompared:
         db = self._reader.connect()
         mine = {name: (size, md5) for name, size, md5 in db.execute(query, [self._row["rid"]]).fetchall()}
         others = {f.name: (f.size, f.md5) for f in there}
-        undigested = 0
+        undigested = of_log = 0
         for name in sorted({*mine, *others}):
             here, found = mine.get(name), others.get(name)
             if here is None or found is None:
-                if here is not None or self._expected.same_server:
+                if here is not None and "files" in self._logged:
+                    of_log += 1
+                elif here is not None or self._expected.is_origin:
                     sides = {"here": here, "there": found}
                     said = {side: as_json(list(what)) for side, what in sides.items() if what is not None}
                     self._findings.differ(self.where, "files", key=name, **said)
@@ -266,6 +320,7 @@ class RunCompared:
                 self._findings.differ(
                     self.where, "files", key=name, here=as_json(list(here)), there=as_json(list(found))
                 )
+        self._findings.count(files_of_a_log_on_disk_alone=of_log)
         self._findings.count(files=len(mine))
         if undigested:
             self._findings.doubt(self.where, f"files: {undigested} have no digest, only their sizes were compared")

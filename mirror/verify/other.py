@@ -1,0 +1,89 @@
+"""The server that is compared with, and what runs and projects of the mirror are called there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mirror.credentials import find
+from mirror.errors import UsageError
+from mirror.importers.places import Namespace, Remapping, RunName
+from mirror.importers.sent import Sent
+from mirror.paths import api_url
+from mirror.sources.wandb import WandbSource
+from mirror.wandb.client import Client
+from mirror.wandb.transport import Transport
+
+if TYPE_CHECKING:
+    from mirror.store import Reader
+
+
+@dataclass(frozen=True)
+class HeldProject:
+    """A project of the mirror, the runs of it that are to be compared (rows of `runs_raw`), and whether that is all
+    of them."""
+
+    source: str
+    here: Namespace
+    runs: Sequence[Mapping[str, Any]]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Other:
+    """`remapping` says where projects went; of those it does not name, and of the ids of runs, `sent` tells."""
+
+    source: WandbSource
+    remapping: Remapping = field(default_factory=dict)
+    sent: Sent | None = None
+
+    def is_origin(self, held: HeldProject) -> bool:
+        """Whether a project is to be compared with what it was mirrored from."""
+        return held.source == self.source.name and held.here not in self.remapping
+
+    def knows(self, held: HeldProject) -> bool:
+        """Whether the project came from there, or went there."""
+        went = self.sent is not None and self.sent.project(held.source, held.here) is not None
+        return held.source == self.source.name or held.here in self.remapping or went
+
+    def place(self, held: HeldProject) -> Namespace:
+        """What a project is called there."""
+        return held.here if self.is_origin(held) else self.places(held.source).get(held.here, held.here)
+
+    def places(self, source: str) -> dict[Namespace, Namespace]:
+        """Where projects of a source went."""
+        return {**(self.sent.projects(source) if self.sent else {}), **self.remapping}
+
+    def copy(self, held: HeldProject, row: Mapping[str, Any]) -> tuple[Namespace, str, bool]:
+        """The namespace and the id of a run there, and whether it is known to have been sent."""
+        if self.is_origin(held):
+            return held.here, row["run_id"], False
+        forced = self.remapping.get(held.here)
+        found = self.sent.run(row["source"], row["storage_id"], forced) if self.sent else None
+        return (*found, True) if found is not None else (forced or self.place(held), row["run_id"], False)
+
+    def run_name(self, source: str, run: RunName) -> RunName:
+        """The same of a run of another project, by its name."""
+        here = Namespace(run[0], run[1])
+        forced = self.remapping.get(here)
+        found = self.sent.run_name(source, run, forced) if self.sent else None
+        place, name = found or (self.places(source).get(here, here), run[2])
+        return place.entity, place.project, name
+
+
+def connected(reader: Reader, url: str, workers: int) -> WandbSource:
+    """The server at a URL, with the usual key for it. Raises SourceError if it does not answer or refuses the key, and
+    UsageError if it serves this very mirror, which would prove nothing."""
+    base_url = api_url(url)
+    source = WandbSource(
+        Client(Transport(base_url, find(base_url), connections=3 * workers + 4)), downloads=2 * workers
+    )
+    try:
+        source.viewer()
+        if source.store_id is not None and source.store_id == reader.snapshot.content["store_id"]:
+            raise UsageError(f"`{url}` serves this very mirror: name the server the runs came from, or went to")
+    except BaseException:
+        source.close()
+        raise
+    return source
