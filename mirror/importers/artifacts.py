@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError, SourceError
 from mirror.importers.account import Account, Totals
+from mirror.importers.client_ids import Ids, own_ids
 from mirror.importers.items import Item, send_each
 from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace, RunName
+from mirror.importers.references import Leading, References, storage_id_of
 from mirror.importers.run import Destination
-from mirror.importers.versions import RUN_TABLE, MirroredArtifact, TableIds, entries_of, versions_of
+from mirror.importers.versions import MirroredArtifact, entries_of, versions_of
 from mirror.query.sql import asking
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry
 from mirror.store.blobs import blob_path
 from mirror.wandb.artifact_writing import (
-    client_id,
     create_artifact,
     describe_collection,
     tag_collection,
@@ -34,7 +35,7 @@ from mirror.wandb.artifact_writing import (
     upload_artifact,
     use_artifact,
 )
-from mirror.wandb.artifacts import fetch_artifact, list_artifacts, list_collections
+from mirror.wandb.artifacts import fetch_artifact, list_artifacts, list_collections, server_ids
 from mirror.wandb.held import held_runs
 
 if TYPE_CHECKING:
@@ -50,9 +51,16 @@ class _Place:
 
     namespace: Namespace
     runs: dict[RunName, RunName | None]
+    leading: Leading
     versions: dict[tuple[str, str], Artifact] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
-    tables: TableIds | None = None
+
+    def copy_of(self, source: str, storage_id: str) -> str | None:
+        """The storage id of the copy of a version, of this project or another; None if it is not there."""
+        if storage_id not in self.copies and (copy := self.leading.references.copy_of(source, storage_id)):
+            for there in server_ids(self.leading.client, [copy[1]]).values():
+                self.copies[storage_id] = there
+        return self.copies.get(storage_id)
 
     def find(self, artifact: Artifact) -> Artifact | None:
         return self.versions.get((artifact.collection, artifact.digest or ""))
@@ -78,9 +86,10 @@ def push_artifacts(
     held = list(versions_of(reader, source, here))
     if not held:
         return Totals()
-    at = _look(there, places[here], held, run_name)
-    if there.client.source != source and any(m.artifact.type == RUN_TABLE for m in held):  # a server has each id once
-        at.tables = TableIds(reader, source, here)
+    leading = there.leading or Leading(
+        References(reader, there.client.source, lambda name: places.get(name, name)), there.client, reader
+    )
+    at = _look(there, places[here], held, run_name, leading)
 
     def items() -> Iterator[Item]:
         for m in held:
@@ -98,13 +107,19 @@ def push_artifacts(
 def _push(reader: Reader, mirrored: MirroredArtifact, there: Destination, at: _Place, account: Account) -> None:
     """Make the version, or what is missing of it, and look at it again."""
     wanted = _wanted(mirrored.artifact, at.namespace)
-    entries = list(_rewritten(entries_of(reader, mirrored), at.copies, account))
+    entries = list(_rewritten(mirrored.artifact, entries_of(reader, mirrored), at, there, account))
     logged_by = _logged_by(mirrored.artifact, at, account)
     shown = at.find(wanted)
+    ids = _ids(mirrored.artifact, wanted, there, at)
     if shown is None:
-        storage_id = _make(reader, mirrored, wanted, entries, there, at, logged_by)
+        storage_id = _make(reader, mirrored, wanted, entries, there, ids, logged_by)
         account.counts["bytes"] += sum(e.size or 0 for e in entries if e.ref is None)
         shown = _shown(there, wanted, storage_id)
+    else:  # it is there, but may not be known by all of its ids
+        known = server_ids(there.client, [own for own, _ in ids])
+        for more in ids:
+            if more[0] not in known:
+                create_artifact(there.client, wanted, run_id=logged_by, ids=more, patience=there.patience)
     at.copies[mirrored.artifact.key.storage_id] = shown.key.storage_id
     for use in mirrored.artifact.uses or ():
         run = at.runs[(use.entity, use.project, use.run_id)]
@@ -130,10 +145,10 @@ def _make(
     wanted: Artifact,
     entries: Sequence[ArtifactEntry],
     there: Destination,
-    at: _Place,
+    ids: Sequence[Ids],
     run_id: str | None,
 ) -> str:
-    """Make the version; returns its storage id."""
+    """Make the version, to be known by all of `ids`; returns its storage id."""
     blobs = reader.layout.blobs
     absent = [e.path for e in entries if e.ref is None and not (e.sha256 and blob_path(blobs, e.sha256).is_file())]
     if absent:
@@ -146,18 +161,23 @@ def _make(
         assert entry.sha256 is not None
         return blob_path(blobs, entry.sha256)
 
-    client, key = there.client, mirrored.artifact.key
-    place = (client.source, wanted.key.entity, wanted.key.project, wanted.collection)
-    ids = at.tables.of(wanted) if at.tables else []
-    if not ids:
-        own, sequence = (key.source, key.storage_id), (key.source, key.entity, key.project)
-        ids = [(client_id(*own, *place), client_id(*sequence, *place))]
+    client = there.client
     draft = create_artifact(client, wanted, run_id=run_id, ids=ids[0], patience=there.patience)
     if not draft.committed:
         upload_artifact(client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience)
     for more in ids[1:]:  # one that is there is known under these, too
         create_artifact(client, wanted, run_id=run_id, ids=more, patience=there.patience)
     return draft.storage_id
+
+
+def _ids(artifact: Artifact, wanted: Artifact, there: Destination, at: _Place) -> list[Ids]:
+    """The client's ids by which the copy is to be known: those that rows have for it, and the one that stands for what
+    the source's server calls it. A server has each id once: its own things keep theirs."""
+    key, client = artifact.key, there.client
+    here = Namespace(key.entity, key.project)
+    rows = at.leading.ids(key.source, here).of(key.storage_id) if client.source != key.source else ()
+    own = own_ids(key.source, key.storage_id, here, client.source, at.namespace, wanted.collection)
+    return [*rows, own]
 
 
 def _wanted(artifact: Artifact, place: Namespace) -> Artifact:
@@ -178,22 +198,27 @@ def _logged_by(artifact: Artifact, at: _Place, account: Account) -> str | None:
 
 
 def _rewritten(
-    entries: Iterable[ArtifactEntry], copies: Mapping[str, str], account: Account
+    artifact: Artifact, entries: Iterable[ArtifactEntry], at: _Place, there: Destination, account: Account
 ) -> Iterator[ArtifactEntry]:
     """The entries, with references to artifacts leading to their copies. Other references stay as they are."""
+    source = artifact.key.source
     for entry in entries:
         found = _REFERENCE.fullmatch(entry.ref or "")
         if found is None:
             yield entry
             continue
+        storage_id = storage_id_of(found[1])
+        copy = at.copy_of(source, storage_id) if storage_id else None
         try:
-            storage_id = base64.b64encode(bytes.fromhex(found[1])).decode()
-            copy = base64.b64decode(copies[storage_id], validate=True).hex()
-        except (KeyError, ValueError):
-            account.lost("reference", f"`{entry.path}` leads to `{entry.ref}`, which has no copy at the destination")
-            yield entry
+            hexed = base64.b64decode(copy or "", validate=True).hex()
+        except ValueError:
+            hexed = ""
+        if hexed:
+            yield replace(entry, ref=f"wandb-artifact://{hexed}/{found[2]}")
             continue
-        yield replace(entry, ref=f"wandb-artifact://{copy}/{found[2]}")
+        if source != there.client.source:
+            account.lost("reference", f"`{entry.path}` leads to `{entry.ref}`, which has no copy at the destination")
+        yield entry
 
 
 def _compare(wanted: Artifact, shown: Artifact, entries: Sequence[ArtifactEntry], account: Account) -> None:
@@ -237,9 +262,10 @@ def _look(
     place: Namespace,
     held: Sequence[MirroredArtifact],
     run_name: Callable[[RunName], RunName],
+    leading: Leading,
 ) -> _Place:
     """What the project holds of these versions. Raises a SourceError."""
-    at = _Place(place, _runs_there(there, held, run_name))
+    at = _Place(place, _runs_there(there, held, run_name), leading)
     if not there.client.has_project(place.entity, place.project):
         return at
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 from mirror.errors import SourceError
@@ -12,6 +13,7 @@ from mirror.importers.account import Account, Totals
 from mirror.importers.artifacts import push_artifacts
 from mirror.importers.places import Namespace, RunName
 from mirror.importers.push import PushOptions, PushProgress, push_runs
+from mirror.importers.references import Leading, References
 from mirror.importers.reports import push_reports
 from mirror.importers.run import Destination
 from mirror.paths import WandbPath
@@ -60,6 +62,10 @@ def push_everything(
     stop = stop or there.client.transport.budget.stop
     found: dict[str, Totals] = {}
     projects = _projects(reader, rids, whole, source)
+    coming = {(project.source, project.here) for project in projects} if "artifacts" in kinds else set()
+    references = References(reader, there.client.source, options.place)
+    leading = Leading(references, there.client, reader, lambda source, here: (source, here) in coming)
+    there = replace(there, leading=leading)
     errors = [error for project in projects if (error := _make(there, project, options.place(project.here)))]
     renamed: dict[RunName, str] = {}
     if "runs" in kinds:
@@ -72,7 +78,7 @@ def push_everything(
 
     places = {project.here: options.place(project.here) for project in projects}
     for kind, push in (("artifacts", push_artifacts), ("reports", push_reports)):
-        for project in projects:
+        for project in _in_order(reader, projects) if kind == "artifacts" and kind in kinds else projects:
             if kind in kinds and not stop.is_set():
                 totals = push(
                     reader,
@@ -128,6 +134,29 @@ def _projects(
         _Project(host, Namespace(entity, project), found[host, entity, project])
         for host, entity, project in sorted(found)
     ]
+
+
+def _in_order(reader: Reader, projects: Sequence[_Project]) -> list[_Project]:
+    """The projects, those whose artifacts others refer to before these; as they were if they do so in a circle."""
+    with asking(reader) as connection:
+        pairs = connection.execute(
+            "select distinct a.source, a.entity, a.project, b.entity, b.project from raw.artifact_entries e "
+            "join raw.artifacts_live a on a.rid = e.rid and a.entries_gen = e.gen "
+            "join raw.artifacts_live b on b.source = a.source and (b.entity, b.project) <> (a.entity, a.project) "
+            "and lower(hex(try(from_base64(b.storage_id)))) "
+            "= lower(regexp_extract(e.ref, '^wandb-artifact://([0-9a-fA-F]+)/', 1)) "
+            "where e.ref like 'wandb-artifact://%'"
+        ).fetchall()
+    named = {(project.source, project.here): project for project in projects}
+    order = TopologicalSorter[tuple[str, Namespace]](dict.fromkeys(named, ()))
+    for source, entity, project, to_entity, to_project in pairs:
+        first = (source, Namespace(to_entity, to_project))
+        if first in named and (last := (source, Namespace(entity, project))) in named:
+            order.add(last, first)
+    try:
+        return [named[name] for name in order.static_order()]
+    except CycleError:
+        return list(projects)
 
 
 def _is_named(entity: str, project: str, paths: Sequence[WandbPath]) -> bool:

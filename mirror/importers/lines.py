@@ -32,15 +32,13 @@ _OWN_STEP = f"key = '_step' and path_id = 0 and step between 0 and {_LARGEST_STE
 
 class RunLines:
     """The lines of one stream of one run. Once all of them were read, `shortened` counts the values that were left out
-    of lines too long for any server, `references` the media that name an artifact by an id, which is another one at
-    every server."""
+    of lines too long for any server."""
 
     def __init__(self, reader: Reader, rid: int, stream: Stream) -> None:
         self._reader = reader
         self._rid = rid
         self._stream = stream
         self.shortened = 0
-        self.references = 0
         self._moved: int | None = None
 
     def shifted(self, rows: int) -> int:
@@ -67,7 +65,6 @@ class RunLines:
         moved = 0
         for table in stretches(self._reader, self._rid, self._stream, first_row=first_row):
             if history:
-                self.references += _references(table)
                 table, ahead, more = _ascending(table, ahead)
                 moved += more
             yield [self._fitting(line) for line in rows_as_json(table)]
@@ -104,13 +101,6 @@ class RunLines:
         self.shortened += len(left_out)
         row[LEFT_OUT] = left_out
         return write(row, exact)
-
-
-def _references(table: pa.Table) -> int:
-    import pyarrow.compute as pc
-
-    media = table.filter(pc.equal(table.column("kind"), "media")).column("j")
-    return int(pc.sum(pc.match_substring(media, '"wandb-artifact://')).as_py() or 0) if len(media) else 0
 
 
 def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int, int]:

@@ -17,6 +17,7 @@ from mirror.importers.account import INTERRUPTED, Account, Totals
 from mirror.importers.ledger import Ledger
 from mirror.importers.outgoing import history_of
 from mirror.importers.places import Namespace, Remapping
+from mirror.importers.references import Leading, References
 from mirror.importers.run import VERSIONS, Destination, MirroredRun, mirrored_runs, push_run
 from mirror.importers.sweeps import copy_sweeps
 from mirror.pool import Pool
@@ -102,7 +103,8 @@ def push_runs(
     copies, errors = copy_sweeps(
         reader, there.client, {(p.run.row["source"], p.run.namespace): p.place for p in waiting}
     )
-    there = replace(there, sweeps=copies)
+    references = References(reader, there.client.source, options.place)
+    there = replace(there, sweeps=copies, leading=there.leading or Leading(references, there.client, reader))
     totals.errors += errors
 
     def send(p: Planned, run: MirroredRun, new: bool) -> Account:

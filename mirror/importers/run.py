@@ -16,6 +16,7 @@ from mirror.importers.lines import RunLines
 from mirror.importers.origin import CONFIG_KEY, origin_of, with_origin
 from mirror.importers.outgoing import Lines, config_of, gathered, history_of
 from mirror.importers.places import Namespace
+from mirror.importers.references import Leading, OfRun
 from mirror.query.origin import git, metadata
 from mirror.query.sql import asking
 from mirror.records import RunKey
@@ -34,6 +35,7 @@ _SETTLING = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds to wait for a server that says later what it took in."""
 _LOG_LINES = 20_000
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
+_ARTIFACT = re.compile(r'"_type":\s*"artifactVersion"')
 _SAME = ("_step", "_timestamp", "_runtime")
 """What tells rows apart; other values some servers write anew (2.0 as 2)."""
 
@@ -52,6 +54,7 @@ class Destination:
     deleted_suffix: str | None = None
     sweeps: dict[tuple[str, str, str, str], str] = field(default_factory=dict)
     patience: Patience = LONG
+    leading: Leading | None = None
 
 
 VERSIONS = (
@@ -138,6 +141,7 @@ def _push(
     listed = {} if held is None or not files.sent else {f.name: f for f in fetch_files(client, key).files}
     uploaded = files.send(client, key, listed, account, there.patience)
 
+    leads = there.leading.of_run(row["source"], run.namespace) if there.leading else None
     (history, rows), system = history_of(reader, row), RunLines(reader, run.rid, "system")
     offsets = (held.history, held.system or 0) if held else (0, 0)
     stream = FileStream(
@@ -145,7 +149,7 @@ def _push(
         patience=there.patience,
     )  # fmt: skip
     for lines in _following(history, held, rows, account.destination):
-        stream.write("history", lines)
+        stream.write("history", leads.lines(lines) if leads else lines)
         sent(len(lines))
     if row["system_rows"] < offsets[1]:
         raise Diverged(_beyond(account.destination, "system metrics", offsets[1], row["system_rows"]))
@@ -153,12 +157,13 @@ def _push(
         stream.write("system", lines)
     for lines in _console(reader, run):
         stream.write("logs", lines)
-    _summary(client, bucket, stream, row["summary_raw"])
+    summary = row["summary_raw"]
+    _summary(client, bucket, stream, leads.text(summary) if leads and summary else summary)
     if uploaded:
         stream.uploaded(uploaded)
     _end(stream, row)
     _state(client, key, row, account)
-    _notes(run, there, account, history, system)
+    _notes(run, there, account, history, system, leads)
     _check(client, key, row, rows, files, account)
 
 
@@ -362,7 +367,9 @@ def _state(client: Client, key: RunKey, row: Mapping[str, Any], account: Account
 # -- the account ----------------------------------------------------------------------------------------------
 
 
-def _notes(run: MirroredRun, there: Destination, account: Account, history: Lines, system: Lines) -> None:
+def _notes(
+    run: MirroredRun, there: Destination, account: Account, history: Lines, system: Lines, leads: OfRun | None
+) -> None:
     row = run.row
     if row["created_at"]:
         account.changed("created", f"it was made at {row['created_at']:%Y-%m-%d %H:%M:%S} UTC")
@@ -376,12 +383,12 @@ def _notes(run: MirroredRun, there: Destination, account: Account, history: Line
         account.lost("history", f"the mirror holds {row['history_rows']} of {row['history_total']} rows: sync it again")
     elif not row["history_lossless"]:
         account.changed("history", row["history_note"] or "the mirror read it by a road that is not exact")
-    if references := history.references if isinstance(history, RunLines) else 0:
-        account.lost(
-            "references",
-            "media in rows name artifacts by ids that are the source's own (wandb-artifact://)",
-            references,
-        )
+    if leads and leads.led:
+        account.changed("references", "media lead to copies of artifacts (wandb-client-artifact://)", leads.led)
+    if leads and leads.left:
+        account.lost("references", "media name artifacts that are not at the destination", leads.left)
+    if named := len(_ARTIFACT.findall(row["config_raw"] or "")):
+        account.lost("references", "artifacts in the config keep the ids they have at the source", named)
     if row["system_sampled"]:
         got, total = row["system_rows"], row["system_total"]
         account.lost("system metrics", f"the source gave {got} of {total} rows", max(1, (total or 0) - got))

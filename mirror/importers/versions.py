@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from mirror.errors import MirrorError
 from mirror.importers.places import Namespace
@@ -18,8 +15,6 @@ from mirror.records import Artifact, ArtifactEntry, ArtifactUse, ItemKey, manife
 if TYPE_CHECKING:
     from mirror.store import Reader
 
-RUN_TABLE = "run_table"
-"""The type of the artifacts that the SDK logs tables of a run as."""
 EXPORTS = "wandb-history"
 """The type of the artifacts that W&B's servers export histories to: they make them by themselves."""
 
@@ -98,55 +93,3 @@ def entries_of(reader: Reader, mirrored: MirroredArtifact) -> list[ArtifactEntry
     if manifest_digest((e.path, e.digest) for e in entries) != mirrored.artifact.digest:
         raise MirrorError(f"the mirror does not hold the manifest of `{mirrored.path}`: sync its project again")
     return entries
-
-
-class TableIds:
-    """How rows of runs name the tables they show: by ids that the SDK made up for artifacts it logged them as, as in
-    `wandb-client-artifact://<id>/t.table.json`. A copy that is made under the same ids is found by them.
-
-    Such an artifact is of type `run_table` and called after run and key; a table that was shown before is no new
-    version of it (wandb 0.31). So its n-th version is the n-th different table that rows of the run show under the key.
-    """
-
-    def __init__(self, reader: Reader, source: str, here: Namespace) -> None:
-        self._found: dict[tuple[str, str], dict[str, list[tuple[str, str]]]] = {}
-        with asking(reader) as connection:
-            rows = connection.execute(
-                """
-                select l.run_id, c.key, json_extract_string(c.j, '$.sha256') as sha256,
-                       regexp_extract(json_extract_string(c.j, '$.artifact_path'), $own, 1) as own,
-                       regexp_extract(json_extract_string(c.j, '$._latest_artifact_path'), $latest, 1)
-                from raw.typed_cells c join raw.live l on l.rid = c.rid
-                where l.source = $source and l.entity = $entity and l.project = $project and c.stream = 'history'
-                  and sha256 is not null and own <> '' order by c.rid, c.row
-                """,
-                {
-                    "source": source,
-                    "entity": here.entity,
-                    "project": here.project,
-                    "own": "^wandb-client-artifact://([0-9A-Za-z]+)/",
-                    "latest": "^wandb-client-artifact://([0-9A-Za-z]+):latest/",
-                },
-            ).fetchall()
-        for run_id, key, sha256, own, sequence in rows:
-            shown = self._found.setdefault((run_id, _collection(run_id, key)), {})
-            ids = shown.setdefault(sha256, [])
-            if (own, sequence) not in ids:
-                ids.append((own, sequence))
-
-    def of(self, artifact: Artifact) -> list[tuple[str, str]]:
-        """The ids that rows have for a version, and for its sequence; none if no row shows it."""
-        shown = list(self._found.get((artifact.run_id or "", artifact.collection), {}).values())
-        if artifact.type != RUN_TABLE or artifact.version is None or artifact.version >= len(shown):
-            return []
-        return shown[artifact.version]
-
-
-def _collection(run_id: str, key: str) -> str:
-    """What the SDK calls the artifact: what a name may not hold is left out, and a checksum of the name added."""
-    name = f"run-{run_id}-{key}"
-    allowed = re.sub(r"[^a-zA-Z0-9_\-.]+", "", name)
-    if allowed == name:
-        return name
-    checksum = base64.urlsafe_b64encode(crc32(name.encode("utf-8", "surrogatepass")).to_bytes(4, "big"))
-    return f"{allowed}-{checksum.decode().rstrip('=')}"

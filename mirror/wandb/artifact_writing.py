@@ -16,12 +16,12 @@ from typing import Any
 from mirror.errors import TerminalSourceError
 from mirror.manifests import stream
 from mirror.records import Artifact, ArtifactEntry
-from mirror.wandb.client import Client, nodes
+from mirror.wandb.artifact_bytes import FILES_AT_ONCE, Stored, send_files
+from mirror.wandb.client import Client
 from mirror.wandb.mutations import mutate
 from mirror.wandb.transport import LONG, Patience
 from mirror.wandb.uploads import Upload, headers, put
 
-FILES_AT_ONCE = 500
 _DIGESTED = "MANIFEST_MD5"
 _NEVER_EXPIRES = -2
 """What the wire has for an artifact that lives for ever; without a word it lives as long as its project says."""
@@ -79,18 +79,14 @@ def upload_artifact(
     *,
     run_id: str | None,
     patience: Patience = LONG,
+    workers: int = 4,
+    sent: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
-    """Give a draft its entries, and commit it. `place` is where the bytes of a file lie.
+    """Give a draft its entries, and commit it. `place` is where the bytes of a file lie; `sent` is told of bytes.
     Files that the server has of an earlier version are not sent again."""
     manifest, _ = _manifest(client, artifact, storage_id, run_id, "", patience)
-    born: dict[str, str] = {}
-    files = [entry for entry in entries if entry.ref is None]
-    for start in range(0, len(files), FILES_AT_ONCE):
-        part = files[start : start + FILES_AT_ONCE]
-        for entry, node in zip(part, _places(client, storage_id, manifest, part, patience), strict=True):
-            born[entry.path] = str((node.get("artifact") or {}).get("id") or storage_id)
-            if url := node.get("uploadUrl"):
-                put(client, url, Upload(entry.path, place(entry)), headers(node.get("uploadHeaders")), patience)
+    files = [Stored(e, path := place(e), path.stat().st_size) for e in entries if e.ref is None]
+    born = send_files(client, storage_id, manifest, files, patience=patience, workers=workers, sent=sent)
     content = b"".join(stream(_in_batches(replace(e, birth_id=born.get(e.path)) for e in entries)))
     digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
     _, file = _manifest(client, artifact, storage_id, run_id, digest, patience)
@@ -158,25 +154,6 @@ def _manifest(
     shown = "artifactManifest { id file { id uploadUrl uploadHeaders } }"
     made = mutate(client, "createArtifactManifest", given, shown, patience=patience).get("artifactManifest") or {}
     return str(made.get("id")), made.get("file") or {}
-
-
-def _places(
-    client: Client, storage_id: str, manifest: str, entries: Sequence[ArtifactEntry], patience: Patience
-) -> list[dict[str, Any]]:
-    """Where the bytes of each entry go; nowhere (no uploadUrl) if the server has them."""
-    files = [
-        {"artifactID": storage_id, "name": entry.path, "md5": entry.digest, "artifactManifestID": manifest}
-        for entry in entries
-    ]
-    given = {
-        "artifactFiles": ("[CreateArtifactFileSpecInput!]!", files),
-        "storageLayout": ("ArtifactStorageLayout!", "V2"),
-    }
-    shown = "files { edges { node { id name uploadUrl uploadHeaders artifact { id } } } }"
-    made = list(nodes(mutate(client, "createArtifactFiles", given, shown, patience=patience).get("files")))
-    if len(made) != len(entries):
-        raise TerminalSourceError(f"`{client.source}` gave places for {len(made)} of {len(entries)} files")
-    return made
 
 
 def _aliases(artifact: Artifact) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mirror.errors import TerminalSourceError, TransientSourceError
+from mirror.errors import SourceError, TerminalSourceError, TransientSourceError
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ArtifactUse, ItemKey, manifest_digest
 from mirror.wandb.client import Client, Fields, next_cursor, nodes, when
 from mirror.wandb.paging import Paged, read_all
@@ -227,6 +227,27 @@ def fetch_artifact(client: Client, collection: ArtifactCollection, storage_id: s
     data, _ = client.ask(build, {"id": storage_id})
     node = data.get("artifact")
     return _listed(client, collection, node).artifact if isinstance(node, dict) else None
+
+
+def server_ids(client: Client, client_ids: Sequence[str]) -> dict[str, str]:
+    """The storage ids of artifacts that a client knows by ids of its own; of those the server knows, too. A server that
+    has no such ids knows none."""
+    found: dict[str, str] = {}
+    for start in range(0, len(client_ids), PAGE):
+        part = client_ids[start : start + PAGE]
+        declared = ", ".join(f"$c{i}: ID!" for i in range(len(part)))
+        asked = " ".join(f"m{i}: clientIDMapping(clientID: $c{i}) {{ serverID }}" for i in range(len(part)))
+        text = f"query ClientIDs({declared}) {{ {asked} }}"
+        try:
+            data, _ = client.ask(lambda _, text=text: text, {f"c{i}": name for i, name in enumerate(part)})
+        except SourceError as e:
+            if isinstance(e, UnknownFields) or isinstance(e.__cause__, UnknownFields):
+                return {}
+            raise
+        for i, name in enumerate(part):
+            if isinstance(said := (data.get(f"m{i}") or {}).get("serverID"), str):
+                found[name] = said
+    return found
 
 
 def fetch_uses(client: Client, artifact: Artifact) -> list[ArtifactUse]:

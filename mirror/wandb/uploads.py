@@ -11,13 +11,17 @@ from typing import Any, BinaryIO
 from mirror.errors import SourceError, TerminalSourceError
 from mirror.wandb.client import Client
 from mirror.wandb.mutations import mutate
-from mirror.wandb.transport import LONG, Patience, RefusedQuery, UnknownFields, reason
+from mirror.wandb.transport import LONG, Body, Patience, RefusedQuery, UnknownFields, reason
 
 FILES_AT_ONCE = 100
 
 
 class RefusedBytes(TerminalSourceError):
     """A server or a bucket would not take the bytes of a file."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,21 @@ def upload_files(
 def put(client: Client, url: str, file: Upload, headers: dict[str, str], patience: Patience = LONG) -> None:
     """PUT a file's bytes. Raises a SourceError."""
 
+    body = file.open if file.size else b""  # an empty file would go out in chunks, which buckets refuse
+    put_bytes(client, url, file.name, body, headers, patience)
+
+
+def put_bytes(
+    client: Client, url: str, name: str, body: Body, headers: dict[str, str], patience: Patience = LONG
+) -> None:
+    """The same of a body of any kind."""
+
     def answer(status: int, content: bytes, _: Any) -> None:
         if status >= 300:
             raise RefusedBytes(
-                f"the bytes of `{file.name}` were refused with status {status}{reason(content)}: try again"
+                f"the bytes of `{name}` were refused with status {status}{reason(content)}: try again", status
             )
 
-    body = file.open if file.size else b""  # an empty file would go out in chunks, which buckets refuse
     client.transport.send("PUT", url, body, answer, headers=headers, patience=patience)
 
 
