@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from starting import Started
 
 SERVE = [sys.executable, "-c", "import sys; sys.argv[0] = 'mirror'; from mirror.cli import main; main()", "serve"]
 """`mirror serve`, as the console script calls it."""
@@ -35,7 +36,7 @@ class Server:
         self.key = key or secrets.token_hex(20)
         self.port = _free_port()
         self.options = options
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Started | None = None
         self.log = root.parent / f"serve-{self.port}.log"
 
     @property
@@ -61,11 +62,9 @@ class Server:
 
     def start(self, timeout: float = 90.0) -> None:
         """Start the process and wait until it answers."""
-        command = [*SERVE, "--mirror", str(self.root), "--port", str(self.port), *self.options]
+        command = ["serve", "--mirror", str(self.root), "--port", str(self.port), *self.options]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | {"MIRROR_API_KEY": self.key}
-            )
+            self.process = Started(command, stdout=log, stderr=log, env=os.environ | {"MIRROR_API_KEY": self.key})
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if self.process.poll() is not None:
