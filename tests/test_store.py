@@ -9,6 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,15 @@ from mirror.store.schema import COLUMNS_SINCE, columns, tables
 
 def key(n: int = 1, *, project: str = "digits", source: str = "lab") -> RunKey:
     return RunKey(source, f"storage-{n}", "me", project, f"run{n}")
+
+
+@contextmanager
+def session(root: Path) -> Iterator[Writer]:
+    """One of many small ones, without mirror.duckdb, which costs the most of it: nobody looks at it in between."""
+    with Writer(root) as writer:
+        yield writer
+        writer.commit()
+        writer._committer._stale = False
 
 
 def run(n: int = 1, **more: Any) -> Run:
@@ -768,7 +779,7 @@ def test_many_small_commits_leave_few_files_and_the_same_content(tmp_path: Path)
         w.publish(key(n), "history", Fetched("history", "rows", got=20, total=20 * part + 20))
 
     for part in range(40):
-        with Writer(many) as w:
+        with session(many) as w:
             put(w, part % 3 + 1, part // 3)
     with Writer(one_go) as w:
         for n in (1, 2, 3):
@@ -829,7 +840,7 @@ def test_a_reader_of_an_old_snapshot_outlives_compaction(tmp_path: Path) -> None
         w.put_run(run())
     with Reader(root) as old:
         for n in range(2, 30):
-            with Writer(root) as w:
+            with session(root) as w:
                 w.put_run(run(n))
         assert old.connect().execute("select run_id from runs").fetchall() == [("run1",)]
         assert old.refresh()
@@ -839,7 +850,7 @@ def test_a_reader_of_an_old_snapshot_outlives_compaction(tmp_path: Path) -> None
 def test_what_was_replaced_goes_away_after_the_grace_period(tmp_path: Path) -> None:
     root = tmp_path / "m"
     for n in range(1, 30):
-        with Writer(root) as w:
+        with session(root) as w:
             w.put_run(run(n))
 
     def extra() -> set[str]:
@@ -861,7 +872,7 @@ def test_what_was_replaced_goes_away_after_the_grace_period(tmp_path: Path) -> N
 def test_repair_without_a_snapshot_leaves_out_what_was_replaced(tmp_path: Path) -> None:
     root = tmp_path / "m"
     for n in range(1, 30):
-        with Writer(root) as w:
+        with session(root) as w:
             w.put_run(run(n))
             w.append(key(n), "history", rows(n))
             w.publish(key(n), "history", Fetched("history", "rows", got=n, total=n))
