@@ -1,13 +1,15 @@
 """What a run logs, sent to a W&B server: its file_stream, which takes lines at the offsets it says it holds.
 
 A line sent twice at one offset is one line, so every request may be made again. Limits (W&B's rate limits for
-servers; wandb 0.31): 2 requests a second a run, about 10 MiB a request, 100 KiB less than that a line.
+servers; wandb 0.31): 2 requests a second a run, about 10 MiB a request, 100 KiB less than that a line. A request goes
+out while the lines of the next one are made.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -22,8 +24,8 @@ FILES: dict[Lines, str] = {"history": "wandb-history.jsonl", "system": "wandb-ev
 SUMMARY = "wandb-summary.json"
 LONGEST_LINE = (10 << 20) - (100 << 10)
 """Bytes of UTF-8; servers refuse longer lines, and the SDK leaves them out."""
-_FULL = 8 << 20
-"""Bytes of a request that make it go."""
+_FULL = LONGEST_LINE
+"""Bytes of a request that make it go: as many as a single line may have."""
 _PER_SECOND = 2.0
 _BURST = 2.0
 
@@ -50,6 +52,7 @@ class FileStream:
         self._next = dict(offsets)
         self._pace = _Pace()
         self._patience = patience
+        self._under_way: _Request | None = None
         self._size = 0
         self._lines: dict[Lines, list[bytes]] = {}
         self._more: dict[str, Any] = {}
@@ -61,7 +64,7 @@ class FileStream:
         for line in lines:
             text = orjson.dumps(line)
             if held and self._size + len(text) > _FULL:
-                self.flush()
+                self._post()
                 held = self._lines.setdefault(stream, [])
             held.append(text)
             self._size += len(text) + 1
@@ -71,7 +74,7 @@ class FileStream:
         self._summary = orjson.dumps(text)
         if self._size + len(self._summary) > _FULL:
             summary, self._summary = self._summary, None
-            self.flush()
+            self._post()
             self._summary = summary
         self._size += len(self._summary)
 
@@ -90,7 +93,12 @@ class FileStream:
         self.flush()
 
     def flush(self) -> None:
-        """Send what has come together, if anything has."""
+        """Send what has come together, if anything has; the server has taken everything in when this returns."""
+        self._post()
+        self._settle()
+
+    def _post(self) -> None:
+        """Have what has come together sent, after what was sent before has arrived."""
         files = [
             b'"%b":{"offset":%d,"content":[%b]}' % (FILES[stream].encode(), self._next[stream], b",".join(lines))
             for stream, lines in self._lines.items()
@@ -102,6 +110,19 @@ class FileStream:
         if not files and not self._more:
             return
         body = b'{"files":{%b}%b%b' % (b",".join(files), b"," if self._more else b"", more)
+        for stream, lines in self._lines.items():
+            self._next[stream] += len(lines)
+        self._lines, self._more, self._summary, self._size = {}, {}, None, 0
+        self._settle()
+        self._under_way = _Request(lambda: self._send(body))
+
+    def _settle(self) -> None:
+        """Wait for the request under way. Raises what became of it."""
+        if self._under_way is not None:
+            request, self._under_way = self._under_way, None
+            request.wait()
+
+    def _send(self, body: bytes) -> None:
         self._pace.wait(self._transport)
         self._transport.send(
             "POST",
@@ -111,9 +132,6 @@ class FileStream:
             headers={"Content-Type": "application/json"},
             patience=self._patience,
         )
-        for stream, lines in self._lines.items():
-            self._next[stream] += len(lines)
-        self._lines, self._more, self._summary, self._size = {}, {}, None, 0
 
     def _answer(self, status: int, content: bytes, headers: Any) -> None:
         where = f"`{self._transport.base_url}` answers {status} to lines of run `{self._path}`{reason(content)}"
@@ -130,6 +148,27 @@ class FileStream:
                 loads(content)
             except ValueError as e:
                 raise TransientSourceError(f"{where}, which is no JSON") from e
+
+
+class _Request:
+    """A call in a thread of its own, which never keeps the program from ending."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="file_stream", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as e:
+            self._error = e
+
+    def wait(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 class _Pace:
