@@ -187,8 +187,7 @@ def test_another_past_of_the_same_length_with_the_same_end(server: Server, proxy
     copy.sync("local/past")
     other = [row | {"late": 1} if 10 <= row["_step"] < 20 else row for row in rows]
     catalogue = KeyCatalogue()
-    for row in other:
-        catalogue.add(json.dumps(row))
+    catalogue.add([json.dumps(row) for row in other])
     with behind(server) as writer:
         run = held_run(writer, "past", "r")
         writer.begin(run.key, "history")

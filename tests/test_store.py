@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -728,7 +728,13 @@ def test_live_lines_are_seen_before_and_after_they_are_drained(tmp_path: Path) -
         again.set_drained(rid, {"history": 3, "system": 0})
         assert again.append(rid, "history", 8, lines[8:10]) == 10
         check(10)
-        done = again.drain(w, rid, final=False)
+
+        def drained(final: bool) -> Callable[[], None]:
+            sealed = again.seal(rid)
+            again.put_rows(w, rid, sealed)
+            return again.drain(w, rid, sealed, final=final)
+
+        done = drained(final=False)
         check(10)
         w.commit()
         check(10)
@@ -736,12 +742,12 @@ def test_live_lines_are_seen_before_and_after_they_are_drained(tmp_path: Path) -
         check(10)
         again.append(rid, "history", 10, [rows(1, 10)[0].encode()])
         check(11)
-        w.after_commit(again.drain(w, rid, final=True))
+        w.after_commit(drained(final=True))
         again.append(rid, "history", 11, [rows(1, 11)[0].encode()])  # it comes while the others are written
         w.commit()
         check(12)
         assert again.runs().keys() == {rid}
-        w.after_commit(again.drain(w, rid, final=True))
+        w.after_commit(drained(final=True))
         w.commit()
         check(12)
         assert again.runs() == {} and not any((root / "live").iterdir())

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from mirror.server.rows import dumps, parse_row
 from mirror.server.shelf import Shelf
 from mirror.server.writing import WriterThread
 from mirror.store import Spool, Writer
+from mirror.store.cells import CellBatch
 from mirror.store.disk import explained
 from mirror.store.layout import Layout
-from mirror.store.live import SpoolStream
+from mirror.store.live import SpoolStream, parts
 
 ENDED = {"finished", "failed", "crashed", "killed", "preempted"}
 BEATING = {"running", "preempting"}
@@ -261,10 +263,17 @@ class LiveRuns:
     def catalogue(self, live: LiveRun) -> KeyCatalogue:
         """The key catalogue with every line so far."""
         with live.reading:
-            for line in self._lines(live, "history", live.catalogued):
-                live.catalogue.add(line)
-                live.catalogued += 1
+            for part in parts(self._lines(live, "history", live.catalogued)):
+                live.catalogue.add(part)
+                live.catalogued += len(part)
             return live.catalogue
+
+    def _catalogued(self, live: LiveRun, first: int, cells: CellBatch) -> None:
+        """Take rows into the key catalogue that it does not know of yet."""
+        with live.reading:
+            if live.catalogued < first + cells.rows:
+                live.catalogue.add(cells, max(0, live.catalogued - first))
+                live.catalogued = first + cells.rows
 
     def system_summary(self, live: LiveRun) -> str | None:
         """The last value of every system metric, as JSON."""
@@ -290,32 +299,30 @@ class LiveRuns:
         live.draining = True
 
         def job(writer: Writer) -> None:
-            # The bulk is done without the lock, so that the run can go on logging.
-            self.catalogue(live)
-            self.system_summary(live)
             with live.lock:
                 if live.gone or not self._spooled(live.rid):
                     return
-                run = self.spool.run(live.rid)
+                sealed = self.spool.seal(live.rid)
+            # The bulk is done without the lock, so that the run can go on logging.
+            self.spool.put_rows(writer, live.rid, sealed, partial(self._catalogued, live), live.catalogued)
+            with live.lock:
                 run = self._put(
                     live,
                     replace(
-                        run,
-                        history_keys=self.catalogue(live).text(),
+                        self.spool.run(live.rid),
+                        history_keys=live.catalogue.text(),
                         history_line_count=live.catalogued,
                         system_summary=self.system_summary(live),
                         events_line_count=live.system_seen,
                         log_line_count=self.spool.count(live.rid, "logs"),
                     ),
                 )
-                sealed = self.spool.seal(live.rid)
                 files = list(live.files.values())
-            key = run.key
-            place = Project(key.source, key.entity, key.project, created_at=run.created_at)
-            writer.put_project(self._projects.setdefault((key.entity, key.project), place))
-            writer.put_run(run, rid=live.rid)
+                key = run.key
+                place = Project(key.source, key.entity, key.project, created_at=run.created_at)
+                writer.put_project(self._projects.setdefault((key.entity, key.project), place))
+                done = self.spool.drain(writer, live.rid, sealed, final=final and run.state in ENDED)
             writer.put_files(key, files)
-            done = self.spool.drain(writer, live.rid, final=final and run.state in ENDED, sealed=sealed)
             if live.deleted:
                 writer.tombstone(key)
             writer.after_commit(lambda: self._drained(live, key, done))

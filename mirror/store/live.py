@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ import orjson
 
 from mirror.errors import StoreError
 from mirror.records import Fetched, Run, Stream
+from mirror.store.cells import CellBatch, decode
 from mirror.store.console import parsed
 from mirror.store.disk import explained, sync_folder
 from mirror.store.layout import Layout
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SpoolStream = Literal["history", "system", "logs"]
 STREAMS: tuple[SpoolStream, ...] = ("history", "system", "logs")
+_ROWS: tuple[Stream, ...] = ("history", "system")
 _GONE = ".gone"
 _PART_CHARS = 2 << 20  # of lines that are made cells at once; parsed they take many times as much
 
@@ -232,23 +234,38 @@ class Spool:
             files = {path: path.stat().st_size for name in STREAMS for path, _ in stream_files(self._folder(rid), name)}
             return Sealed(live.run, {name: state.count for name, state in live.streams.items()}, files)
 
-    def drain(self, writer: Writer, rid: int, *, final: bool, sealed: Sealed | None = None) -> Callable[[], None]:
-        """Put a run's live lines (those that were `sealed`) into the writer, while more may come in. Returns what is to
-        be called once that is committed: it lets go of the lines and, with `final`, closes the run, whose folder goes
-        away unless something changed meanwhile. Many runs can share one commit.
+    def put_rows(
+        self,
+        writer: Writer,
+        rid: int,
+        sealed: Sealed,
+        seen: Callable[[int, CellBatch], None] = lambda first, cells: None,
+        unseen: int = 0,
+    ) -> None:
+        """Put the rows that were `sealed` into the writer, while more may come in; `drain` is to follow. `seen` is told
+        of those of the history from number `unseen` on, also of any that the store held before."""
+        folder, key = self._folder(rid), sealed.run.key
+        writer.put_run(sealed.run, rid=rid)
+        for stream in _ROWS:
+            count, held = sealed.counts[stream], writer.state(key, stream).rows
+            if stream == "history":
+                for first, cells in _batches(folder, stream, unseen, held):
+                    seen(first, cells)
+            for first, cells in _batches(folder, stream, held, count):
+                if stream == "history":
+                    seen(first, cells)
+                writer.append(key, stream, cells)
+            writer.publish(key, stream, Fetched(stream, "serve", asked=count, got=count, total=count))
+
+    def drain(self, writer: Writer, rid: int, sealed: Sealed, *, final: bool) -> Callable[[], None]:
+        """Put a run's documents into the writer, and with `final` its console, after its rows. Returns what is to be
+        called once that is committed: it lets go of the lines that were `sealed` and, with `final`, closes the run,
+        whose folder goes away unless something changed meanwhile. Many runs can share one commit.
         """
         live = self._runs[rid]
         folder = self._folder(rid)
-        sealed = sealed or self.seal(rid)
-        run = sealed.run
+        run = live.run
         writer.put_run(run, rid=rid)
-        streams: tuple[Stream, ...] = ("history", "system")
-        for stream in streams:
-            count, held = sealed.counts[stream], writer.state(run.key, stream).rows
-            lines = islice(read_lines(folder, stream, held), max(0, count - held))
-            for part in _parts(lines):
-                writer.append(run.key, stream, part)
-            writer.publish(run.key, stream, Fetched(stream, "serve", asked=count, got=count, total=count))
         if final:
             writer.put_logs(run.key, [(n, *parsed(text)) for n, text in self.log_lines(rid)])
 
@@ -282,7 +299,17 @@ class Spool:
                     state.fd = None
 
 
-def _parts(lines: Iterator[str]) -> Iterator[list[str]]:
+def _batches(folder: Path, stream: Stream, start: int, stop: int) -> Iterator[tuple[int, CellBatch]]:
+    """Live lines from number `start` (or the first there is) to before `stop`, each batch with its first number."""
+    files = stream_files(folder, stream)
+    first = max(start, files[0][1]) if files else stop
+    for part in parts(islice(read_lines(folder, stream, first), max(0, stop - first))):
+        yield first, decode(part)
+        first += len(part)
+
+
+def parts(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Lines in lists that are made cells at once."""
     part: list[str] = []
     size = 0
     for line in lines:

@@ -21,6 +21,7 @@ from mirror.server.live import now
 from mirror.server.look import Found
 from mirror.server.rows import dumps, one_line, parse_row
 from mirror.store import Writer
+from mirror.store.cells import decode
 
 _AT_ONCE = 5000
 _TRIES = 20
@@ -78,9 +79,10 @@ def rewind(home: Home, found: Found, step: int) -> None:
         catalogue, count = KeyCatalogue(), 0
         writer.begin(key, "history")
         for rows in rows_until(home, current[0], step):
-            writer.append(key, "history", rows)
+            cells = decode(rows)
+            writer.append(key, "history", cells)
+            catalogue.add(cells)
             for row in rows:
-                catalogue.add(row)
                 summary |= parse_row(row)
             count += len(rows)
         writer.publish(key, "history", Fetched("history", "rewound", got=count, total=count))

@@ -22,7 +22,7 @@ from mirror.server.look import Found, Look
 from mirror.server.rows import dumps, parse_row
 from mirror.server.shelf import Shelf
 from mirror.store.cells import rows_as_json
-from mirror.store.live import read_lines
+from mirror.store.live import parts, read_lines
 
 _TRIES = 20
 
@@ -106,8 +106,8 @@ def keys(look: Look, found: Found) -> dict[str, Any] | None:
     if look.home.live and (held := look.home.live.get(found.rid)):
         return look.home.live.catalogue(held).document()
     catalogue = KeyCatalogue(found.run.history_keys)
-    for line in _since(look, found, "history", found.run.history_line_count):
-        catalogue.add(line)
+    for part in parts(_since(look, found, "history", found.run.history_line_count)):
+        catalogue.add(part)
     return catalogue.document()
 
 
