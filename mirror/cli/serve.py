@@ -81,9 +81,6 @@ def command(
         if ctx.get_parameter_source("root") is ParameterSource.COMMANDLINE:
             raise click.UsageError("give --mirror after the words of the command: `mirror serve user list --mirror ..`")
         return
-    from mirror.memory import without_pandas
-
-    without_pandas()
     from mirror.server.runner import serve
 
     serve(
