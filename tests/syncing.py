@@ -153,8 +153,11 @@ class Copy:
     env: dict[str, str] = field(default_factory=dict)
     _held: tuple[object, Reader] | None = field(default=None, repr=False, compare=False)
 
+    def arguments(self, *paths: str) -> list[str]:
+        return ["sync", *paths, "--mirror", str(self.root)]
+
     def command(self, *paths: str) -> list[str]:
-        return [*MIRROR, "sync", *paths, "--mirror", str(self.root)]
+        return [*MIRROR, *self.arguments(*paths)]
 
     def environ(self) -> dict[str, str]:
         return os.environ | {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": self.key, "NETRC": "/dev/null"} | self.env
@@ -173,7 +176,7 @@ class Copy:
         ):
             for name, value in self.environ().items():
                 patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["mirror", *self.command(*paths)[len(MIRROR) :]])
+            patch.setattr(sys, "argv", ["mirror", *self.arguments(*paths)])
             main()
         code = ended.value.code
         done = Done(code if isinstance(code, int) else int(code is not None), stdout.getvalue(), stderr.getvalue())

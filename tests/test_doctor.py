@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from serving import Server, serving
-from syncing import MIRROR, Copy, Done, log_run, logged
+from starting import run_mirror
+from syncing import Copy, Done, log_run, logged
 
 from mirror.store.layout import Layout
 from mirror.store.locks import Lease
@@ -30,9 +30,9 @@ def copy(server: Server, tmp_path: Path) -> Copy:
 
 
 def doctor(copy: Copy, *args: str, **env: str) -> Done:
-    command = [*MIRROR, "doctor", "--mirror", str(copy.root), *args]
+    arguments = ["doctor", "--mirror", str(copy.root), *args]
     environ = {**os.environ, **copy.environ(), "COLUMNS": "400", **env}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    done = run_mirror(arguments, env=environ)
     assert "Traceback" not in done.stderr
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 from liar import Action, Answer, Request
 from serving import Server, serving
-from syncing import MIRROR, Copy, Done, Proxy, log_run, logged, operation_of, proxied, same, sampled
+from starting import run_mirror
+from syncing import Copy, Done, Proxy, log_run, logged, operation_of, proxied, same, sampled
 
 from mirror.wandb.batch import Batch
 
@@ -73,9 +73,9 @@ def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
 
 
 def doctor(copy: Copy, *args: str) -> Done:
-    command = [*MIRROR, "doctor", "--mirror", str(copy.root), *args]
+    arguments = ["doctor", "--mirror", str(copy.root), *args]
     environ = {**os.environ, **copy.environ(), "COLUMNS": "400"}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    done = run_mirror(arguments, env=environ)
     assert "Traceback" not in done.stderr, done.stderr
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -17,7 +17,8 @@ from commanding import call
 from faults import hurry
 from liar import Answer, Request, Reset
 from serving import Server, serving
-from syncing import MIRROR, Copy, Proxy, log_run, logged, proxied, sampled
+from starting import Started, run_mirror
+from syncing import Copy, Proxy, log_run, logged, proxied, sampled
 
 from mirror.errors import SourceError, UsageError
 from mirror.importers import Namespace
@@ -97,8 +98,8 @@ def check(server: Server, without: tuple[str, ...] = ()) -> None:
         assert run["state"] == ("failed" if run_id in ("failed", "killed") else "finished")
 
 
-def command(copy: Copy, url: str, *options: str) -> list[str]:
-    return [*MIRROR, "push", "local/p", "--to", url, "--mirror", str(copy.root), *options]
+def arguments(copy: Copy, url: str, *options: str) -> list[str]:
+    return ["push", "local/p", "--to", url, "--mirror", str(copy.root), *options]
 
 
 def environment(server: Server) -> dict[str, str]:
@@ -106,9 +107,7 @@ def environment(server: Server) -> dict[str, str]:
 
 
 def push(copy: Copy, server: Server, *options: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(copy, url or server.url, *options), env=environment(server), capture_output=True, text=True, timeout=120
-    )
+    done = run_mirror(arguments(copy, url or server.url, *options), env=environment(server))
     assert "Traceback" not in done.stderr and "unexpected" not in done.stderr, done.stderr
     return done
 
@@ -134,8 +133,8 @@ def test_a_push_that_is_killed_again_and_again_doubles_and_loses_nothing(
         proxy.before = slowly
         for _ in range(KILLS):
             at = seen + rnd.randrange(1, 12)  # die at one of the next requests, wherever in a run that is
-            process = subprocess.Popen(
-                command(copy, proxy.url, "-q", "--workers", "2"),
+            process = Started(
+                arguments(copy, proxy.url, "-q", "--workers", "2"),
                 env=environment(there),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -280,7 +279,7 @@ def test_the_command_imports_rehearses_and_plans(source: Server, there: Server, 
     arguments = ["import", "wandb", "local/other", "--src-base-url", source.url, "--mirror", str(tmp_path / "m")]
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([*MIRROR, *arguments, *more], env=env, capture_output=True, text=True, timeout=120)
+        done = run_mirror([*arguments, *more], env=env)
         assert "Traceback" not in done.stderr and "unexpected" not in done.stderr, done.stderr
         return done
 

@@ -19,6 +19,7 @@ import requests
 from artifact_wire import Logging
 from contents import content, same
 from serving import Server, serving
+from starting import Started, run_mirror
 from syncing import Copy, log_run, logged, sampled
 from test_compact import content as rows_of
 from test_compact import fill
@@ -83,13 +84,13 @@ def test_a_sync_of_everything_killed_at_random_moments(server: Server, tmp_path:
     calm, copy = (Copy(tmp_path / name, server.url, server.key) for name in ("calm", "killed"))
     copy.env = {"MIRROR_FLUSH_SECONDS": "0.05", "TMPDIR": str(scratch)}
     began = time.monotonic()
-    subprocess.run(calm.command(*ARGS), env=calm.environ(), check=True, timeout=120, capture_output=True)
+    run_mirror(calm.arguments(*ARGS), env=calm.environ(), check=True)
     duration = time.monotonic() - began
     truth = content(calm.root)
     assert len(truth["artifact_entries"]) == 40 and len(truth["sweeps"]) == len(truth["reports"]) == 4
     kills = 0
     for n in range(KILLS):
-        with subprocess.Popen(copy.command(*ARGS), env=copy.environ(), stderr=subprocess.DEVNULL) as process:
+        with Started(copy.arguments(*ARGS), env=copy.environ(), stderr=subprocess.DEVNULL) as process:
             time.sleep(chance.uniform(0.4, 1.0) * duration)
             kills += process.poll() is None
             process.kill()

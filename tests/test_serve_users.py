@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 from serving import SERVE, Server, client, serving
+from starting import run_mirror
 
 from mirror.errors import MirrorError
 from mirror.server.access.users import USERS_FILE, Users
@@ -23,9 +24,7 @@ UPSERT_SWEEP = "mutation U($i: UpsertSweepInput!) { upsertSweep(input: $i) { swe
 
 
 def command(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SERVE, "user", *args, "--mirror", str(root)], capture_output=True, text=True, timeout=60, check=False
-    )
+    return run_mirror(["serve", "user", *args, "--mirror", str(root)])
 
 
 def added(root: Path, name: str, *teams: str) -> str:
