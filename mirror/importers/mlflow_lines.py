@@ -4,14 +4,17 @@ The mirror has a row for each point, in the order of their times. A chart over s
 metrics of it: the k-th point of a key at a step goes into the k-th row of that step, rows follow in the order of steps
 and then of k. W&B wants steps that ascend, so that rows get steps by the same rule as every run's (see
 `mirror.importers.lines`), and say under STEP which they had. A row has the time of its first point; points of another
-time are named under TIMES, a JSON text: {"key": seconds}. Nothing is merged or left out.
+time are named under TIMES, a JSON text: {"key": seconds}. Nothing is merged or left out. Metrics of the system go into
+the stream that W&B has for them (see `mlflow_system`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mirror.importers.origin import CONFIG_KEY, STEP
@@ -25,9 +28,36 @@ if TYPE_CHECKING:
     from mirror.store import Reader
 
 TIMES = f"{CONFIG_KEY}/times"
-_POINTS = 100_000
+PART = 100_000
 """Points in memory at once."""
+OF_SYSTEM = "(key >= 'system/' and key < 'system0')"
+"""A condition for the keys that begin with `system/`: `0` follows `/`."""
 _LARGEST_STEP = 1 << 62
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points as cells: `relation` in what `ask` connects to, with the columns of a history, of which `gen` counts."""
+
+    ask: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
+    relation: str
+    gen: int
+
+
+def mirrored_points(reader: Reader, rid: int) -> Points:
+    """All points of a mirrored run."""
+    with asking(reader) as connection:
+        gen = generation(connection, rid, "history")
+    return Points(partial(asking, reader), reader.relation("history", rid), gen)
+
+
+@dataclass(frozen=True)
+class After:
+    """What a copy holds already: so many rows, the last of them, with its step."""
+
+    rows: int = 0
+    last: str | None = None
+    step: int = -1
 
 
 @dataclass(frozen=True)
@@ -45,21 +75,22 @@ class _Part:
 
 class MlflowLines:
     """See `mirror.importers.lines.RunLines`; `rows` is how many lines there are, `began` the run's start in seconds
-    since 1970, from which `_runtime` counts."""
+    since 1970, from which `_runtime` counts. With `after` the lines are those of a copy, of which the last one is
+    known, and behind them those of `points`."""
 
     shortened = 0
 
-    def __init__(self, reader: Reader, rid: int, began: float | None) -> None:
-        self._reader = reader
-        self._rid = rid
+    def __init__(self, points: Points, began: float | None, after: After | None = None) -> None:
+        self._held = points
         self._began = began
-        with asking(reader) as connection:
-            self._gen = generation(connection, rid, "history")
-            self._parts = [_part(*row) for row in connection.execute(self._bounds(), [self._gen]).fetchall()]
+        self._after = after or After()
+        with points.ask() as connection:
+            found = connection.execute(self._bounds(), [points.gen]).fetchall()
+        self._parts = [_part(*row) for row in found]
 
     @property
     def rows(self) -> int:
-        return sum(part.rows for part in self._parts)
+        return self._after.rows + sum(part.rows for part in self._parts)
 
     def shifted(self, rows: int) -> int:
         return sum(part.shifted for part in self._parts)
@@ -67,14 +98,21 @@ class MlflowLines:
     def parts(self, first_row: int) -> Iterator[list[str]]:
         from mirror.store.cells import rows_as_json
 
-        ahead = 0
+        if self._after.last is not None and first_row < self._after.rows:
+            yield [self._after.last]
+        ahead = self._ahead
         for part in self._parts:
             if part.start + part.rows > first_row:
-                with asking(self._reader) as connection:
+                with self._held.ask() as connection:
                     cells = self._cells(connection, part, ahead)
                 lines = list(rows_as_json(cells))
                 yield lines[max(0, first_row - part.start) :]
             ahead = max(ahead, part.lead)
+
+    @property
+    def _ahead(self) -> int:
+        """How far the step of the last row there is ahead of its number."""
+        return max(0, self._after.step - self._after.rows + 1)
 
     # -- queries ------------------------------------------------------------------------------------------
 
@@ -82,18 +120,18 @@ class MlflowLines:
         """Points as (row, step, key, kind, v, j, k)."""
         return (
             "select row, step, key, kind, v, j, row_number() over (partition by step, key order by row) - 1 as k "
-            f"from {self._reader.relation('history', self._rid)} "
-            f"where gen = ? and key not in ('_step', '_timestamp') and {condition}"
+            f"from {self._held.relation} "
+            f"where gen = ? and key not in ('_step', '_timestamp') and not {OF_SYSTEM} and {condition}"
         )
 
     def _bounds(self) -> str:
         good = f"case when step between 0 and {_LARGEST_STEP} then step - line end"
         return (
             f"with lines as (select step, k, count(*) as n from ({self._points()}) group by step, k), "
-            "placed as (select *, row_number() over (order by step, k) - 1 as line, "
-            f"sum(n) over (order by step, k rows unbounded preceding) // {_POINTS} as part from lines), "
-            f"led as (select *, line + greatest(0, max({good}) over (order by line rows unbounded preceding)) "
-            "as wanted from placed) "
+            f"placed as (select *, row_number() over (order by step, k) - 1 + {self._after.rows} as line, "
+            f"sum(n) over (order by step, k rows unbounded preceding) // {PART} as part from lines), "
+            f"led as (select *, line + greatest({self._ahead}, "
+            f"max({good}) over (order by line rows unbounded preceding)) as wanted from placed) "
             "select min({'step': step, 'k': k}), max({'step': step, 'k': k}), min(line), count(*), "
             f"coalesce(max({good}), 0), count(*) filter (where wanted is distinct from step) "
             "from led group by part order by part"
@@ -104,14 +142,15 @@ class MlflowLines:
         import numpy as np
         import pyarrow as pa
 
+        gen = self._held.gen
         span = "(step > ? or k >= ?) and (step < ? or k <= ?)"
         found = connection.sql(
             f"with p as ({self._points('step between ? and ?')}), "
             f"l as (select *, dense_rank() over (order by step, k) - 1 + ? as line from p where {span}) "
             "select l.line, l.step as had, l.key, l.kind, l.v, l.j, t.v as seconds "
-            f"from l join {self._reader.relation('history', self._rid)} t on t.row = l.row "
+            f"from l join {self._held.relation} t on t.row = l.row "
             "and t.gen = ? and t.key = '_timestamp' order by line, seconds, l.key",
-            params=[self._gen, part.first[0], part.last[0], part.start, *part.first, *part.last, self._gen],
+            params=[gen, part.first[0], part.last[0], part.start, *part.first, *part.last, gen],
         ).to_arrow_table()
         line, at = found.column("line").to_numpy(), found.column("seconds").to_numpy()
         _, begins, index = np.unique(line, return_index=True, return_inverse=True)
@@ -122,16 +161,16 @@ class MlflowLines:
         moved = step != had
         times = list(_texts(numbers, begins, index, at, found.column("key")))
         tables = [
-            _table(found.column("key").cast(pa.string()), line, step[index], found.column("kind").cast(pa.string()),
-                   found.column("v"), found.column("j")),
-            _ints("_step", numbers, step, step),
-            _table("_timestamp", numbers, step, "number", at[begins], None),
-            _ints(STEP, numbers[moved], step[moved], had[moved]),
-            _table(TIMES, np.array([n for n, _ in times], np.int64), np.zeros(len(times), np.int64), "string", None,
-                   [text for _, text in times]),
+            table(found.column("key").cast(pa.string()), line, step[index], found.column("kind").cast(pa.string()),
+                  found.column("v"), found.column("j")),
+            ints("_step", numbers, step, step),
+            table("_timestamp", numbers, step, "number", at[begins], None),
+            ints(STEP, numbers[moved], step[moved], had[moved]),
+            table(TIMES, np.array([n for n, _ in times], np.int64), np.zeros(len(times), np.int64), "string", None,
+                  [text for _, text in times]),
         ]  # fmt: skip
         if self._began is not None:
-            tables.append(_table("_runtime", numbers, step, "number", at[begins] - self._began, None))
+            tables.append(table("_runtime", numbers, step, "number", at[begins] - self._began, None))
         return pa.concat_tables(tables)
 
 
@@ -149,13 +188,15 @@ def _texts(numbers: Any, begins: Any, index: Any, at: Any, keys: Any) -> Iterato
         yield number, json.dumps(json.dumps(times))
 
 
-def _ints(key: str, line: Any, step: Any, value: Any) -> pa.Table:
+def ints(key: str, line: Any, step: Any, value: Any) -> pa.Table:
+    """Cells of one key whose values are integers of any size."""
     exact = abs(value) < 1 << 53
     texts = [None if fits else str(n) for n, fits in zip(value.tolist(), exact.tolist(), strict=True)]
-    return _table(key, line, step, "int", value.astype(float), texts, ~exact)
+    return table(key, line, step, "int", value.astype(float), texts, ~exact)
 
 
-def _table(key: Any, line: Any, step: Any, kind: Any, v: Any, j: Any, no_v: Any = None) -> pa.Table:
+def table(key: Any, line: Any, step: Any, kind: Any, v: Any, j: Any, no_v: Any = None) -> pa.Table:
+    """Cells as `rows_as_json` takes them; `key` and `kind` may be the same for all."""
     import numpy as np
     import pyarrow as pa
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from mirror.errors import MirrorError, UsageError
 from mirror.importers.account import INTERRUPTED, Account, Totals
-from mirror.importers.ledger import Ledger
-from mirror.importers.outgoing import history_of
+from mirror.importers.ledger import Ledger, Success
 from mirror.importers.places import Namespace, Remapping
 from mirror.importers.references import Leading, References
 from mirror.importers.run import VERSIONS, Destination, MirroredRun, mirrored_runs, push_run
@@ -43,6 +42,15 @@ class PushProgress:
 
     def ended(self, account: Account) -> None:
         """A run is there, or failed, or was there before."""
+
+    def things(self, what: str, number: int, nbytes: int) -> None:
+        """So many other things with so many bytes are to be sent: `what` says which."""
+
+    def bytes(self, nbytes: int) -> None:
+        """Bytes of them went out; fewer than none if some have to go again."""
+
+    def thing(self, account: Account) -> None:
+        """One of them is there, or failed."""
 
 
 @dataclass(frozen=True)
@@ -182,18 +190,18 @@ def plan(
     _check_places(reader, there, found)
     if not options.incremental:
         return found
-    by_place: dict[Namespace, list[Planned]] = {}
+    by_place: dict[Namespace, list[tuple[Planned, Success]]] = {}
     for p in found:
         row = p.run.row
         success = ledger.success(row["source"], row["storage_id"], there.client.source, p.place.path)
         if success is not None and success.fingerprint == p.run.fingerprint():
-            by_place.setdefault(p.place, []).append(replace(p, name=success.name))
+            by_place.setdefault(p.place, []).append((replace(p, name=success.name), success))
     done: set[int] = set()
     for place, sent in by_place.items():
-        held = held_runs(there.client, place.entity, place.project, [p.name for p in sent])
-        for p in sent:
-            copy, row = held[p.name], p.run.row
-            if copy and copy.history == history_of(reader, row)[1] and copy.system in (None, row["system_rows"]):
+        held = held_runs(there.client, place.entity, place.project, [p.name for p, _ in sent])
+        for p, success in sent:
+            copy, counts = held[p.name], success.counts
+            if copy and copy.history == counts["history"] and copy.system in (None, counts["system"]):
                 done.add(p.run.rid)
     return [replace(p, done=p.run.rid in done) for p in found]
 

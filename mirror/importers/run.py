@@ -9,12 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import MirrorError, TransientSourceError
+from mirror.errors import TransientSourceError
 from mirror.importers.account import Account
 from mirror.importers.files import RunFiles
-from mirror.importers.lines import RunLines
 from mirror.importers.origin import CONFIG_KEY, origin_of, with_origin
-from mirror.importers.outgoing import Lines, config_of, gathered, history_of
+from mirror.importers.outgoing import Diverged, Lines, Streams, config_of, gathered, streams_of, version_of
 from mirror.importers.places import Namespace
 from mirror.importers.references import Leading, OfRun
 from mirror.query.origin import git, metadata
@@ -38,10 +37,6 @@ _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 _ARTIFACT = re.compile(r'"_type":\s*"artifactVersion"')
 _SAME = ("_step", "_timestamp", "_runtime")
 """What tells rows apart; other values some servers write anew (2.0 as 2)."""
-
-
-class Diverged(MirrorError):
-    """The destination holds something else under the run's id."""
 
 
 @dataclass
@@ -142,18 +137,18 @@ def _push(
     uploaded = files.send(client, key, listed, account, there.patience)
 
     leads = there.leading.of_run(row["source"], run.namespace) if there.leading else None
-    (history, rows), system = history_of(reader, row), RunLines(reader, run.rid, "system")
+    streams = streams_of(reader, row, client, key, held)
     offsets = (held.history, held.system or 0) if held else (0, 0)
     stream = FileStream(
         client.transport, entity, project, run_id, {"history": offsets[0], "system": offsets[1], "logs": 0},
         patience=there.patience,
     )  # fmt: skip
-    for lines in _following(history, held, rows, account.destination):
+    for lines in _following(streams.history, held, streams.rows, account.destination):
         stream.write("history", leads.lines(lines) if leads else lines)
         sent(len(lines))
-    if row["system_rows"] < offsets[1]:
-        raise Diverged(_beyond(account.destination, "system metrics", offsets[1], row["system_rows"]))
-    for lines in system.parts(offsets[1]) if row["system_rows"] > offsets[1] else ():
+    if streams.samples < offsets[1]:
+        raise Diverged(_beyond(account.destination, "system metrics", offsets[1], streams.samples))
+    for lines in streams.system.parts(offsets[1]) if streams.samples > offsets[1] else ():
         stream.write("system", lines)
     for lines in _console(reader, run):
         stream.write("logs", lines)
@@ -163,8 +158,8 @@ def _push(
         stream.uploaded(uploaded)
     _end(stream, row)
     _state(client, key, row, account)
-    _notes(run, there, account, history, system, leads)
-    _check(client, key, row, rows, files, account)
+    _notes(run, there, account, streams, leads)
+    _check(client, key, row, streams, files, account)
 
 
 # -- making it ------------------------------------------------------------------------------------------------
@@ -193,8 +188,8 @@ def _upserted(
     _check_same(held, run, f"{place.path}/{run_id}")
     document = metadata(row["metadata"])
     texts = {
-        "displayName": row["name"], "notes": row["notes"], "description": row["description"],
-        "groupName": row["group"], "jobType": row["job_type"],
+        "displayName": row["name"], "notes": row["notes"] or (None if held is None else ""),
+        "description": row["description"], "groupName": row["group"], "jobType": row["job_type"],
     }  # fmt: skip
     fields: dict[str, Any] = {
         "tags": list(row["tags"] or ()) or (None if held is None else []),
@@ -209,7 +204,7 @@ def _upserted(
             entity=place.entity,
             project=place.project,
             run_id=run_id,
-            config=with_origin(config_of(row), row, replaced, run.fingerprint() if gathered(row) else None),
+            config=with_origin(config_of(row), row, replaced, version_of(row, held)),
             **fields,
             **{name: _BEYOND_BMP.sub("\ufffd", text) if name in replaced else text for name, text in texts.items()},
         )
@@ -236,10 +231,10 @@ def _check_same(held: HeldRun | None, run: MirroredRun, path: str) -> None:
             f"`{path}` is a copy of `{origin.get('path')}` from `{origin.get('source')}`, not of `{run.path}`: "
             "send the project somewhere else (--remap), or delete the run there"
         )
-    if held and held.history and gathered(run.row) and origin.get("version") != run.fingerprint():
+    if held and held.history and gathered(run.row) and not origin:
         raise Diverged(
-            f"`{run.path}` has changed since it was sent to `{path}`, and points may have come before those that are "
-            "there: delete it there (and send it with --deleted-suffix), or send the project somewhere else (--remap)"
+            f"`{path}` is there already, and not by this importer: delete it there (and send `{run.path}` with "
+            "--deleted-suffix), or send the project somewhere else (--remap)"
         )
 
 
@@ -367,10 +362,8 @@ def _state(client: Client, key: RunKey, row: Mapping[str, Any], account: Account
 # -- the account ----------------------------------------------------------------------------------------------
 
 
-def _notes(
-    run: MirroredRun, there: Destination, account: Account, history: Lines, system: Lines, leads: OfRun | None
-) -> None:
-    row = run.row
+def _notes(run: MirroredRun, there: Destination, account: Account, streams: Streams, leads: OfRun | None) -> None:
+    row, history, system = run.row, streams.history, streams.system
     if row["created_at"]:
         account.changed("created", f"it was made at {row['created_at']:%Y-%m-%d %H:%M:%S} UTC")
     if row["username"] and row["username"] != there.username:
@@ -394,15 +387,17 @@ def _notes(
         account.lost("system metrics", f"the source gave {got} of {total} rows", max(1, (total or 0) - got))
 
 
-def _check(client: Client, key: RunKey, row: Mapping[str, Any], rows: int, files: RunFiles, account: Account) -> None:
+def _check(
+    client: Client, key: RunKey, row: Mapping[str, Any], streams: Streams, files: RunFiles, account: Account
+) -> None:
     """See that everything that was sent is there. Raises TransientSourceError for what stays missing."""
     for wait in (*_SETTLING, None):
         found = held_runs(client, key.entity, key.project, [key.run_id])[key.run_id]
         if found is None:
             raise TransientSourceError(f"`{client.source}` does not show run `{key.path}`, which was just sent")
         counts = {
-            "rows of history": (rows, found.history),
-            "rows of system metrics": (row["system_rows"], found.system),
+            "rows of history": (streams.rows, found.history),
+            "rows of system metrics": (streams.samples, found.system),
             "console lines": (row["logs_rows"] or 0, found.logs),
         }
         if files.sent:
@@ -416,7 +411,7 @@ def _check(client: Client, key: RunKey, row: Mapping[str, Any], rows: int, files
             raise TransientSourceError(f"of {sent} {what} that were sent, `{key.path}` shows {there}: run it again")
         client.transport.budget.sleep(wait)
     account.counts |= {
-        "history": rows, "system": row["system_rows"], "console": row["logs_rows"] or 0,
+        "history": streams.rows, "system": streams.samples, "console": row["logs_rows"] or 0,
         "files": len(files.sent), "bytes": files.nbytes,
     }  # fmt: skip
     if gathered(row):
