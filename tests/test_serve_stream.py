@@ -476,6 +476,27 @@ def test_a_full_disk_takes_nothing_half_and_loses_nothing(tmp_path: Path) -> Non
         assert found["state"] == "finished"
 
 
+def test_a_server_that_had_no_room_at_all_takes_things_again_once_it_has(tmp_path: Path) -> None:
+    """Nothing can be written for a while, also not what is tidied up after a failure."""
+    query = "mutation U($i: UpsertViewInput!) { upsertView(input: $i) { view { id } } }"
+
+    def report(name: str) -> str:
+        given = {"entityName": "local", "projectName": "p", "name": name, "type": "runs", "spec": '{"a": "b"}'}
+        return server.post("/graphql", {"query": query, "variables": {"i": given}}).text
+
+    with serving(tmp_path / "mirror") as server:
+        assert server.process
+        server.upsert("p", "r")
+        assert "errors" not in report("before")
+        unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (8_000, unlimited[1]))
+        for n in range(3):
+            refused = report(f"no room {n}")
+            assert "errors" in refused and "damaged" not in refused and "disk" in refused
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert "errors" not in report("after")
+
+
 def test_heartbeats_are_judged_after_a_restart_too(tmp_path: Path) -> None:
     with serving(tmp_path / "mirror", "--crash-after", "2") as server:
         server.upsert("p", "orphan")

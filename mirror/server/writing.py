@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mirror.errors import StoreError
 from mirror.store import Writer
 
 T = TypeVar("T")
@@ -50,10 +53,16 @@ class WriterThread:
         return self._writer
 
     def _reopen(self) -> None:
-        """Drop everything that was put and not committed."""
+        """Drop everything that was put and not committed. Never raises: closing brings files up to date that only
+        other programs read, and a disk without room must not end the one thread that writes."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            writer.close()
+            try:
+                writer.close()
+            except StoreError as e:
+                print(f"mirror serve: {e}", file=sys.stderr, flush=True)
+            except Exception:
+                traceback.print_exc()
 
     def _run(self, ready: Future[str]) -> None:
         try:

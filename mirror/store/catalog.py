@@ -7,6 +7,7 @@ time anyway, and the file stays readable without write permission and on network
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,22 +155,20 @@ class Catalog:
         try:
             yield
         except sqlite3.DatabaseError as e:
-            message = str(e)
-            if "full" in message:
-                raise StoreError(
-                    "the disk is full while writing the catalog: nothing committed was lost; "
-                    "free some space and run the command again"
-                ) from e
-            if "readonly" in message or "unable to open" in message:
-                raise StoreError(
-                    f"no permission to write `{self.layout.catalog}`: write as the owner of the mirror, "
-                    "or choose another --mirror"
-                ) from e
-            if "locked" in message:
-                raise StoreError(f"`{self.layout.catalog}` is locked by another program: close it and try again") from e
-            raise StoreError(
-                f"`{self.layout.catalog}` is damaged ({message}): run `mirror repair --mirror {self.layout.root}`"
-            ) from e
+            message, file = str(e), f"`{self.layout.catalog}`"
+            known = {
+                "full": "the disk is full while writing the catalog: nothing committed was lost; free some space and "
+                "run the command again",
+                "disk I/O": f"the disk refused to write {file}: nothing committed was lost; see that it has room and "
+                "is sound, and run the command again",
+                "readonly|unable to open": f"no permission to write {file}: write as the owner of the mirror, or "
+                "choose another --mirror",
+                "locked": f"{file} is locked by another program: close it and try again",
+            }
+            for reason, told in known.items():
+                if re.search(reason, message):
+                    raise StoreError(told) from e
+            raise StoreError(f"{file} is damaged ({message}): run `mirror repair --mirror {self.layout.root}`") from e
 
     def _create_or_upgrade(self, upgrades: Path) -> None:
         self.db.execute("begin immediate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -122,10 +123,18 @@ def write_database(layout: Layout, snapshot: Mapping[str, Any]) -> None:
     tmp = layout.database.with_name("mirror.duckdb.tmp")
     with explained("writing mirror.duckdb"):
         tmp.unlink(missing_ok=True)
-        with duckdb.connect() as db:
-            db.execute(f"attach {literal(str(tmp))} as mirror (storage_version 'v1.5.0'); use mirror")
-            create(db, snapshot, layout, materialise=False)
-            db.execute("use memory; detach mirror")
+        try:
+            with duckdb.connect() as db:
+                db.execute(f"attach {literal(str(tmp))} as mirror (storage_version 'v1.5.0'); use mirror")
+                create(db, snapshot, layout, materialise=False)
+                db.execute("use memory; detach mirror")
+        except duckdb.Error as e:
+            for left in (tmp, tmp.with_name(f"{tmp.name}.wal")):
+                left.unlink(missing_ok=True)
+            # DuckDB tells the system's reason in its text alone.
+            if any(reason in str(e) for reason in ("No space left", "File too large", "quota exceeded")):
+                raise OSError(errno.ENOSPC, str(e), str(tmp)) from e
+            raise
         fd = os.open(tmp, os.O_RDONLY)
         try:
             os.fsync(fd)
