@@ -444,6 +444,72 @@ def test_deletable_says_why_not(server: Server, copy: Copy, verify: Any) -> None
     assert said["differs"] == (False, True, ["1 differences were found"])
 
 
+def test_what_must_not_be_deleted_is_not_called_deletable(server: Server, tmp_path: Path, verify: Any) -> None:
+    """Tried with a server that lies, artifacts without bytes, artifacts logged since, a row that comes in between."""
+    with proxied(server) as proxy:
+        copy = Copy(tmp_path / "m", proxy.url, server.key)
+        for name in ("logs", "alone"):
+            log_run(server, "fool", name, logged(6), summary={"best": 7})
+
+        def artifact(n: int) -> None:
+            where = {"entityName": "local", "projectName": "fool"}
+            made = Logging(server, "data", {"x": b"%d" % n, "y": b"same"}, **where, runName="logs")
+            made.project = where
+            made.all()
+
+        def verdicts(*paths: str, ok: bool = True) -> dict[str, list[str]]:
+            done, found = verify(*(paths or ["local/fool"]), "--against", proxy.url, "--deletable", root=copy.root)
+            assert (done.code == 0) is ok, (done, found)
+            return {one["run"].rsplit("/", 1)[1]: one["reasons"] for one in found["deletable"]}
+
+        artifact(0)
+        copy.sync("local/fool")
+        assert verdicts() == {
+            "logs": ["the bytes of 2 files are not held: `mirror sync local/fool --all-bytes`"],
+            "alone": [],
+        }
+        copy.sync("local/fool", "--all-bytes")
+        assert verdicts() == {"logs": [], "alone": []}
+        assert "whole projects" in verdicts("local/fool/alone")["alone"][0]
+
+        def lie(old: str, new: str) -> None:
+            proxy.after = lambda request, body: json.loads(json.dumps(body).replace(old, new))
+
+        lie("0.16666666666666666", "0.16666666666666669")
+        assert verdicts(ok=False) == {"logs": ["1 differences were found"], "alone": ["1 differences were found"]}
+        run_id = server.graphql(RUN, p="fool", n="alone")["project"]["run"]["id"]
+        lie(run_id, run_id[:-3] + "AAA")  # the run was deleted and made again
+        assert verdicts(ok=False)["alone"] and not verdicts(ok=False)["logs"]
+        proxy.reset()
+
+        def late(request: Request) -> None:
+            if operation_of(request) == "RunsByName":  # the last question, after all was read
+                server.stream("fool", "alone", files={"wandb-history.jsonl": {"offset": 6, "content": ['{"_step":9}']}})
+                server.stream("fool", "alone", complete=True, exitcode=0)
+
+        proxy.before = late
+        assert verdicts(ok=False) == {"logs": [], "alone": ["it changed at the server while it was compared"]}
+        proxy.reset()
+        assert verdicts(ok=False) == {"logs": [], "alone": ["1 differences were found"]}
+        copy.sync("local/fool", "--all-bytes")
+        assert verdicts() == {"logs": [], "alone": []}
+        artifact(1)
+        assert "logged an artifact that the mirror does not hold: data:v1" in verdicts(ok=False)["logs"][1]
+        copy.sync("local/fool", "--all-bytes")
+        blob = next(path for path in (copy.root / "blobs").rglob("*") if path.is_file() and path.read_bytes() == b"1")
+        data = blob.read_bytes()
+        blob.unlink()
+        assert all("the mirror itself is damaged" in reasons[0] for reasons in verdicts(ok=False).values())
+
+        blob.write_bytes(data)
+        to_itself = ["local/fool", "--to", server.url, "--remap", "local/fool=local/fooled"]
+        assert call("push", *to_itself, root=copy.root).code == 0
+        done, found = verify("--against", server.url, "--deletable", root=copy.root)
+        assert done.code == 0 and found["against"]["compared"]["runs"] == 2, found
+        reason = f"a copy was compared, not the original at {copy.url.removeprefix('http://')}"
+        assert [one["reasons"] for one in found["deletable"]] == [[reason]] * 2
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -8,11 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError, SourceError
 from mirror.importers.everything import KINDS
 from mirror.importers.places import Namespace
+from mirror.importers.references import References
 from mirror.paths import WandbPath
 from mirror.pool import Pool
 from mirror.query.runs import Selection, rids
@@ -100,7 +102,8 @@ def compare_project(
         sent.update([row["rid"]] if known else [])
         findings.count(runs_under_another_name=int(run_id != row["run_id"]))
     findings.count(runs=len(held.runs))
-    is_origin = other.is_origin(held)
+    is_origin, places = other.is_origin(held), other.places(held.source)
+    references = References(reader, other.source.name, lambda here: places.get(here, here))
     for place, pairs in by_place.items():
         try:
             listing = _listing(other.source, place, pairs, whole=held.whole and len(by_place) == 1)
@@ -118,7 +121,7 @@ def compare_project(
         if held.whole and is_origin:
             _more(name, listing, pairs, findings)
         sweeps = compare_sweeps(reader, held, other, place, findings)
-        expected = Expected(is_origin, sweeps)
+        expected = Expected(is_origin, sweeps, None if is_origin else partial(references.text, held.source))
         present = [pair for pair in pairs if pair[0] in there]
         _compare_runs(reader, present, there, other.source, expected, sent, findings, workers, stop, progress)
         if twice and not stop.is_set():

@@ -29,15 +29,15 @@ _REFERENCE = re.compile(r"wandb-artifact://((?:[0-9a-fA-F]{2})+)/(.*)", re.S)
 
 
 def compare_artifacts(reader: Reader, held: HeldProject, other: Other, findings: Findings) -> None:
-    """Elsewhere than at their origin, versions are compared in their order, since nobody can choose their numbers; what
-    W&B makes by itself (the tables of a run) is compared like all others, but for its exports of histories."""
+    """Elsewhere than at their origin, versions are compared in their order, since nobody can choose their numbers. The
+    exports of histories that W&B makes by itself say again what rows say, and are left out."""
     is_origin, there = other.is_origin(held), other.place(held)
     db = reader.connect()
     query = (
         f"select {_COLUMNS} from artifacts where source = ? and entity = ? and project = ? and deleted_at is null "
-        "and coalesce(state, 'COMMITTED') = 'COMMITTED' and (? or type <> ?) order by type, collection, version"
+        "and coalesce(state, 'COMMITTED') = 'COMMITTED' and type <> ? order by type, collection, version"
     )
-    cursor = db.execute(query, [held.source, held.here.entity, held.here.project, is_origin, EXPORTS])
+    cursor = db.execute(query, [held.source, held.here.entity, held.here.project, EXPORTS])
     names = [column[0] for column in cursor.description]
     mine: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for values in cursor.fetchall():
@@ -55,7 +55,7 @@ def compare_artifacts(reader: Reader, held: HeldProject, other: Other, findings:
         for page, page_is_complete in list_artifacts(other.source.client, collections, trouble):
             complete &= page_is_complete
             for one in page:
-                if one.artifact.state in (None, "COMMITTED"):
+                if one.artifact.state in (None, "COMMITTED") and one.artifact.type != EXPORTS:
                     others.setdefault((one.artifact.type, one.artifact.collection), []).append(one)
     except SourceError as e:
         if mine or not isinstance(e.__cause__, UnknownFields):

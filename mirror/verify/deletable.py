@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mirror.importers.versions import EXPORTS
 from mirror.store.blobs import blob_path
 from mirror.verify.findings import Findings
 from mirror.verify.other import HeldProject, Other
@@ -37,29 +38,40 @@ def verdicts(
     """What is to be said of each run of these projects after they were compared with `other`. `whole_store` is false if
     the mirror itself was found damaged: then nothing may be deleted."""
     found: list[Verdict] = []
+    whole = {(held.source, held.here.path) for held in projects if held.whole and other.is_origin(held)}
     for held in projects:
         general = [] if whole_store else ["the mirror itself is damaged: `mirror verify`, `mirror repair`"]
         if not other.is_origin(held):
-            general.append(f"a copy was compared, not the original at {held.source}: name that, --against URL")
-        if not held.whole:
-            general.append(f"its artifacts were not compared: name the whole project, {held.here.path}")
-        found += _of_project(reader, held, findings, general)
+            general.append(f"a copy was compared, not the original at {held.source}")
+        elif not held.whole:
+            general.append(f"artifacts are compared with whole projects: name {held.here.path}")
+        for row in _rows(reader, [row["rid"] for row in held.runs]):
+            found.append(_verdict(reader, held, row, findings, general, whole))
     return found
 
 
-def _of_project(reader: Reader, held: HeldProject, findings: Findings, general: Sequence[str]) -> Iterator[Verdict]:
-    project = held.here.path
-    for row in _rows(reader, [row["rid"] for row in held.runs]):
-        path = f"{project}/{row['run_id']}"
-        reasons = [*general, *_reasons(row)]
-        mine = {path, project} | {f"{project}/{artifact}" for artifact in row["artifacts"] or ()}
-        if count := sum(findings.different.get(where, 0) for where in mine):
-            reasons.append(f"{count} differences were found")
-        reasons += [reason for where in sorted(mine) for reason in findings.unproven.get(where, ())]
-        missing = _missing(reader, row)
-        if missing:
-            reasons.append(f"the bytes of {missing} files are not held: `mirror sync {project} --all-bytes`")
-        yield Verdict(path, row["source"], not missing, tuple(reasons))
+def _verdict(
+    reader: Reader,
+    held: HeldProject,
+    row: Mapping[str, Any],
+    findings: Findings,
+    general: Sequence[str],
+    whole: set[tuple[str, str]],
+) -> Verdict:
+    path = f"{held.here.path}/{row['run_id']}"
+    reasons = [*general, *_reasons(row)]
+    mine = {path, held.here.path}
+    for place, name in row["artifacts"] or ():
+        mine |= {place, f"{place}/{name}"}
+        if (held.source, place) not in whole and place != held.here.path:
+            reasons.append(f"it logged `{place}/{name}`, which was not compared: name {place}, too")
+    if count := sum(findings.different.get(where, 0) for where in mine):
+        reasons.append(f"{count} differences were found")
+    reasons += [reason for where in sorted(mine) for reason in findings.unproven.get(where, ())]
+    missing = _missing(reader, row)
+    if missing:
+        reasons.append(f"the bytes of {missing} files are not held: `mirror sync {held.here.path} --all-bytes`")
+    return Verdict(path, row["source"], not missing, tuple(reasons))
 
 
 def _reasons(row: Mapping[str, Any]) -> list[str]:
@@ -88,12 +100,12 @@ def _rows(reader: Reader, rids: Sequence[int]) -> list[dict[str, Any]]:
                r.history_rows, r.history_total, r.system_sampled, r.system_rows, r.system_total, r.files_count,
                r.logs_rows, r.logs_total,
                (select list(q.stage order by q.stage) from quarantine q where q.rid = r.rid) as stages,
-               (select list(a.collection || ':v' || a.version) from artifacts a
+               (select list([a.entity || '/' || a.project, a.collection || ':v' || a.version]) from artifacts a
                 where a.source = r.source and a.run_entity = r.entity and a.run_project = r.project
-                  and a.run_id = r.run_id and a.deleted_at is null) as artifacts
+                  and a.run_id = r.run_id and a.deleted_at is null and a.type <> ?) as artifacts
         from runs r where r.rid in (select unnest(?::bigint[])) order by 3, 4, 5
         """,
-        [list(rids)],
+        [EXPORTS, list(rids)],
     )
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -107,9 +119,10 @@ def _missing(reader: Reader, row: Mapping[str, Any]) -> int:
         union all
         select e.sha256 from artifact_entries e semi join artifacts a on a.storage_id = e.storage_id
           and a.source = e.source and a.run_entity = ? and a.run_project = ? and a.run_id = ? and a.deleted_at is null
+          and a.type <> ?
         where e.source = ? and e.ref is null
     """
-    params = [row["entity"], row["project"], row["run_id"], row["source"]]
+    params = [row["entity"], row["project"], row["run_id"], EXPORTS, row["source"]]
     blobs = reader.layout.blobs
     missing = 0
     cursor = reader.connect().execute(query, params)
