@@ -17,9 +17,10 @@ from syncing import Copy, Proxy, proxied
 from wandb.sdk.artifacts._internal_artifact import sanitize_artifact_name
 
 from mirror.credentials import Credential
-from mirror.importers.account import Totals
+from mirror.importers.account import Account, Totals
 from mirror.importers.artifacts import push_artifacts
 from mirror.importers.places import Namespace
+from mirror.importers.push import PushProgress
 from mirror.importers.run import Destination
 from mirror.store import Reader
 from mirror.wandb.client import Client
@@ -120,6 +121,21 @@ def destination(place: Path) -> Iterator[Server]:
         yield there
 
 
+class Recorded(PushProgress):
+    def __init__(self) -> None:
+        self.announced: list[tuple[str, int, int]] = []
+        self.moved = self.ended_things = 0
+
+    def things(self, what: str, number: int, nbytes: int) -> None:
+        self.announced.append((what, number, nbytes))
+
+    def bytes(self, nbytes: int) -> None:
+        self.moved += nbytes
+
+    def thing(self, account: Account) -> None:
+        self.ended_things += 1
+
+
 def push(lab: Lab, there: Server, url: str | None = None, **more: Any) -> Totals:
     to = Client(Transport(url or there.url, Credential(there.key, "a test"), writable=True))
     with Reader(lab.copy.root) as reader:
@@ -144,8 +160,12 @@ def test_everything_arrives_and_what_does_not_is_said(lab: Lab, tmp_path: Path) 
     assert lab.logged["net:v1"]["aliases"] == ["best"] and lab.logged["net:v0"]["used_by"] == ["left-behind"]
     assert lab.logged["data:v0"]["entries"]["near.txt"][2:] == ["wandb-artifact", hashlib.sha256(b"2").hexdigest()]
     with destination(tmp_path / "there") as there:
-        totals = push(lab, there)
+        progress = Recorded()
+        totals = push(lab, there, progress=progress)
         assert not totals.failures and not totals.errors, totals
+        nbytes = sum(version["size"] for version in lab.logged.values())
+        assert progress.announced == [("artifacts to local/q", len(lab.logged), nbytes)]
+        assert (progress.moved, progress.ended_things) == (nbytes, len(lab.logged))
         assert totals.done == len(lab.logged) and totals.counts["artifacts"] == len(lab.logged)
         assert {pair: held[:2] for pair, held in totals.notes.items()} == {
             ("lost", "logged by"): (1, 1), ("lost", "used by"): (1, 1),

@@ -19,6 +19,7 @@ from mirror.cli.stopping import stopping
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
+    from mirror.importers.account import Account
     from mirror.importers.everything import Everything
     from mirror.importers.push import PushOptions, PushProgress
     from mirror.importers.run import Destination
@@ -175,21 +176,39 @@ def rehearsal() -> Iterator[tuple[str, str, Path]]:
 
 @contextmanager
 def bars(quiet: bool) -> Iterator[PushProgress]:
-    """A bar of rows, drawn when it is known how many there are."""
+    """Bars on a terminal, one after the other, drawn when it is known how much there is: rows of runs, then bytes of
+    artifacts, then reports."""
     from contextlib import ExitStack
 
     from mirror.importers.push import PushProgress
 
+    if quiet:
+        yield PushProgress()
+        return
     with ExitStack() as stack:
 
         class Bar(PushProgress):
+            def _draw(self, what: str, number: int, unit: str) -> None:
+                stack.close()  # what was drawn before is over
+                self.unit = unit
+                self.advance = stack.enter_context(steps(what, number, unit=unit))
+
             def planned(self, runs: int, rows: int) -> None:
-                if not quiet:
-                    self.advance = stack.enter_context(steps(f"sending {runs} runs", rows, unit="rows"))
+                self._draw(f"sending {runs} runs", rows, "rows")
 
             def rows(self, rows: int) -> None:
-                if not quiet:
-                    self.advance(rows)
+                self.advance(rows)
+
+            def things(self, what: str, number: int, nbytes: int) -> None:
+                self._draw(f"sending {number} {what}", nbytes or number, "B" if nbytes else "")
+
+            def bytes(self, nbytes: int) -> None:
+                if self.unit == "B":
+                    self.advance(nbytes)
+
+            def thing(self, account: Account) -> None:
+                if self.unit != "B":
+                    self.advance(1)
 
         yield Bar()
 

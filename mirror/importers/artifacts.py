@@ -21,6 +21,7 @@ from mirror.importers.client_ids import Ids, own_ids
 from mirror.importers.items import Item, send_each
 from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace, RunName
+from mirror.importers.push import PushProgress
 from mirror.importers.references import Leading, References, storage_id_of
 from mirror.importers.run import Destination
 from mirror.importers.versions import MirroredArtifact, entries_of, versions_of
@@ -76,6 +77,7 @@ def push_artifacts(
     run_name: Callable[[RunName], RunName] = lambda run: run,
     incremental: bool = True,
     ledger_folder: Path | None = None,
+    progress: PushProgress | None = None,
 ) -> Totals:
     """Send the artifacts of a mirrored project to `places[here]`.
 
@@ -95,16 +97,24 @@ def push_artifacts(
         for m in held:
             account = Account(m.path, f"{at.namespace.path}/{m.artifact.collection}", m.fingerprint())
             storage_id = m.artifact.key.storage_id
-            yield Item(source, storage_id, account, storage_id in at.copies, partial(_push, reader, m, there, at))
+            send = partial(_push, reader, m, there, at)
+            yield Item(source, storage_id, account, storage_id in at.copies, send, m.artifact.size or 0)
 
     ledger = Ledger(ledger_folder or reader.layout.root, "artifact")
-    totals = send_each(items(), there, at.namespace, ledger, incremental=incremental)
+    totals = send_each("artifacts", items(), there, at.namespace, ledger, incremental=incremental, progress=progress)
     if not there.client.transport.budget.stop.is_set():
         totals.errors += _describe(reader, source, here, there, at, {m.artifact.collection for m in held})
     return totals
 
 
-def _push(reader: Reader, mirrored: MirroredArtifact, there: Destination, at: _Place, account: Account) -> None:
+def _push(
+    reader: Reader,
+    mirrored: MirroredArtifact,
+    there: Destination,
+    at: _Place,
+    account: Account,
+    sent: Callable[[int], None],
+) -> None:
     """Make the version, or what is missing of it, and look at it again."""
     wanted = _wanted(mirrored.artifact, at.namespace)
     entries = list(_rewritten(mirrored.artifact, entries_of(reader, mirrored), at, there, account))
@@ -112,7 +122,7 @@ def _push(reader: Reader, mirrored: MirroredArtifact, there: Destination, at: _P
     shown = at.find(wanted)
     ids = _ids(mirrored.artifact, wanted, there, at)
     if shown is None:
-        storage_id = _make(reader, mirrored, wanted, entries, there, ids, logged_by)
+        storage_id = _make(reader, mirrored, wanted, entries, there, ids, logged_by, sent)
         account.counts["bytes"] += sum(e.size or 0 for e in entries if e.ref is None)
         shown = _shown(there, wanted, storage_id)
     else:  # it is there, but may not be known by all of its ids
@@ -147,8 +157,9 @@ def _make(
     there: Destination,
     ids: Sequence[Ids],
     run_id: str | None,
+    sent: Callable[[int], None],
 ) -> str:
-    """Make the version, to be known by all of `ids`; returns its storage id."""
+    """Make the version, to be known by all of `ids`; returns its storage id. `sent` is told of bytes as they go."""
     blobs = reader.layout.blobs
     absent = [e.path for e in entries if e.ref is None and not (e.sha256 and blob_path(blobs, e.sha256).is_file())]
     if absent:
@@ -164,7 +175,9 @@ def _make(
     client = there.client
     draft = create_artifact(client, wanted, run_id=run_id, ids=ids[0], patience=there.patience)
     if not draft.committed:
-        upload_artifact(client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience)
+        upload_artifact(
+            client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience, sent=sent
+        )
     for more in ids[1:]:  # one that is there is known under these, too
         create_artifact(client, wanted, run_id=run_id, ids=more, patience=there.patience)
     return draft.storage_id

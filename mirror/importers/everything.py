@@ -89,6 +89,7 @@ def push_everything(
                     run_name=run_name,
                     incremental=options.incremental,
                     ledger_folder=options.ledger,
+                    progress=progress,
                 )
                 found.setdefault(kind, Totals()).merge(totals)
     found.setdefault(next(iter(kinds), "runs"), Totals()).errors.extend(errors)

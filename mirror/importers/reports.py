@@ -17,6 +17,7 @@ from mirror.importers.account import Account, Totals
 from mirror.importers.items import Item, send_each
 from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace, RunName
+from mirror.importers.push import PushProgress
 from mirror.importers.run import Destination
 from mirror.paths import app_url
 from mirror.query.sql import asking
@@ -41,6 +42,7 @@ def push_reports(
     run_name: Callable[[RunName], RunName] = lambda run: run,
     incremental: bool = True,
     ledger_folder: Path | None = None,
+    progress: PushProgress | None = None,
 ) -> Totals:
     """Send the reports of a mirrored project to `places[here]`. `places` says where all projects went that reports may
     show; others stay what they are. A report is known again by the name its server gave it."""
@@ -60,7 +62,7 @@ def push_reports(
             yield Item(source, report["storage_id"], account, name in known, partial(_push, report, spec, there, place))
 
     ledger = Ledger(ledger_folder or reader.layout.root, "report")
-    return send_each(items(), there, place, ledger, incremental=incremental)
+    return send_each("reports", items(), there, place, ledger, incremental=incremental, progress=progress)
 
 
 def reports_as_sent(
@@ -80,7 +82,14 @@ def reports_as_sent(
     return [(report, rewrite.spec(report["spec"])) for report in held]
 
 
-def _push(report: Mapping[str, Any], spec: str, there: Destination, place: Namespace, account: Account) -> None:
+def _push(
+    report: Mapping[str, Any],
+    spec: str,
+    there: Destination,
+    place: Namespace,
+    account: Account,
+    sent: Callable[[int], None],
+) -> None:
     storage_id = upsert_view(
         there.client, place.entity, place.project,
         name=report["name"], title=report["title"], description=report["description"], spec=spec, kind=report["type"],
