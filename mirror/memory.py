@@ -26,13 +26,13 @@ def give_back() -> None:
 
 class _NoPandas:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name == "pandas":
+        looks = sys._getframe(2).f_code.co_name == "find_spec"  # as W&B's SDK does, to know whether it is there
+        if name == "pandas" and not looks:
             sys.meta_path.remove(self)
             raise ModuleNotFoundError("pandas is not wanted here", name=name)
 
 
 def without_pandas() -> None:
-    """Tell the first who asks that there is no pandas, in a process that makes no data frames: Arrow, which would import
-    it with the first array it makes, for 0.3 s and 30 MB, to know a data frame when it sees one. Later imports find it.
-    """
+    """Tell the first who asks that there is no pandas, in a process that makes no data frames: Arrow, which would
+    import it with the first array it makes, for 0.3 s and 30 MB, to know a data frame when it sees one."""
     sys.meta_path.insert(0, _NoPandas())

@@ -55,6 +55,16 @@ def seconds(*args: str) -> float:
     return min(once() for _ in range(8))
 
 
+def test_a_command_leaves_pandas_out_without_hiding_it_from_the_sdk() -> None:
+    code = (
+        "import sys; from mirror.memory import without_pandas; without_pandas(); from importlib.util import find_spec\n"
+        "assert find_spec('pandas'); import pyarrow as pa; pa.array([1]); assert 'pandas' not in sys.modules\n"
+        "import pandas; from wandb.proto import wandb_internal_pb2"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_starts_in_a_fifth_of_a_second() -> None:
     assert seconds("--help") <= 0.2 * NOISE
 
