@@ -25,10 +25,15 @@ def give_back() -> None:
 
 
 class _NoPandas:
+    def __init__(self) -> None:
+        self._times = 2  # so often does Arrow try
+
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        looks = sys._getframe(2).f_code.co_name == "find_spec"  # as W&B's SDK does, to know whether it is there
+        looks = sys._getframe(2).f_code.co_name == "find_spec"  # W&B's SDK wants to know whether it is there
         if name == "pandas" and not looks:
-            sys.meta_path.remove(self)
+            self._times -= 1
+            if not self._times:
+                sys.meta_path.remove(self)
             raise ModuleNotFoundError("pandas is not wanted here", name=name)
 
 
