@@ -270,6 +270,17 @@ def test_runs_that_were_pushed_are_proven(server: Server, copy: Copy, verify: An
     assert moved == len(repeated()) - 1 + 4
 
 
+def test_keys_are_those_of_an_import(server: Server, verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "e" * 40)
+    monkeypatch.setenv("MIRROR_SRC_API_KEY", server.key)
+    monkeypatch.setenv("MIRROR_DST_API_KEY", "f" * 40)
+    done, _ = verify("local/p/norows", "--against", server.url)
+    assert "API key" not in done.err, done.err
+    elsewhere = server.url.replace("127.0.0.1", "localhost")  # no run of the mirror came from a server of that name
+    done, _ = verify("local/p/norows", "--against", elsewhere)
+    assert done.code == 1 and "does not accept the API key from MIRROR_DST_API_KEY" in done.err
+
+
 @pytest.fixture(scope="module")
 def there(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Another server, to which things are sent."""
