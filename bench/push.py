@@ -1,15 +1,16 @@
 """How fast mirrored runs get into a W&B server, beside `wandb sync` of the same runs into the same kind of server.
 
-    python bench/push.py [--runs 20] [--rows 5000] [--keys 10] [--long 1000000]
+    python bench/push.py [--shapes 20x5000 20x50000 1x200000] [--keys 10] [--long 1000000]
 
-The real SDK logs the runs offline; `mirror sync` reads the folders into a mirror. Then, each into a `mirror serve` of
-its own that nobody else uses:
+For each shape (runs x rows) the real SDK logs the runs offline, and `mirror sync` reads the folders into a mirror.
+Then, each into a `mirror serve` of its own that nobody else uses:
 
     wandb sync     the SDK's command, all folders at once
     mirror push    the whole command, start to exit, with its own check that everything is there
 
-Prints rows a second by the clock, microseconds of the client's CPU a row, and the ratio; and for one run of --long
-rows (0: leave it out) the same with the peak memory of the command. Every row is counted at both servers.
+Prints rows a second by the clock, microseconds of the client's CPU and of the server's a row, and the ratio; and for
+one run of --long rows (0: leave it out) the same with the peak memory of the command. Every row is counted at both
+servers.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Took:
     cpu: float
     peak: int
     """KiB"""
+    served: float = 0.0
+    """Seconds of the server's CPU until then."""
 
 
 def timed(command: list[str], env: dict[str, str], cwd: Path) -> Took:
@@ -74,13 +77,51 @@ def rows_at(server: Server) -> int:
 def show(what: str, took: Took, rows: int) -> None:
     print(
         f"| {what} | {took.seconds:.2f} | {rows / took.seconds:,.0f} | {took.cpu / rows * 1e6:.1f} | "
-        f"{took.peak / 1024:,.0f} |"
+        f"{took.served / rows * 1e6:.1f} | {took.peak / 1024:,.0f} |",
+        flush=True,
     )
 
 
-def push(place: Path, server: Server, root: Path) -> Took:
+def cpu_of(server: Server) -> float:
+    """Seconds, of all its threads."""
+    assert server.process is not None
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measured(command: list[str], env: dict[str, str], place: Path, server: Server, rows: int) -> Took:
+    before = cpu_of(server)
+    took = timed(command, env, place)
+    took.served = cpu_of(server) - before
+    assert rows_at(server) == rows, rows_at(server)
+    return took
+
+
+def push(place: Path, server: Server, root: Path, rows: int) -> Took:
     env = {"MIRROR_DST_API_KEY": server.key, "NETRC": "/dev/null"}
-    return timed([*MIRROR, "push", "--to", server.url, "--mirror", str(root), "-q"], env, place)
+    command = [*MIRROR, "push", "--to", server.url, "--mirror", str(root), "-q"]
+    return measured(command, env, place, server, rows)
+
+
+def compare(place: Path, runs: int, rows: int, keys: int) -> None:
+    """One shape: both ways, and how often the one is as fast as the other."""
+    for name in ("sdk", "ours"):
+        (place / name).mkdir(parents=True)
+    shape, count = f"{runs} x {rows:,} rows", runs * rows
+    with serving(place / "sdk" / "server") as server:
+        env = server.env | {"WANDB_DIR": str(place)}
+        timed([sys.executable, "-c", LOG, str(runs), str(rows), str(keys)], env, place)
+        folders = sorted(str(path) for path in (place / "wandb").glob("offline-run-*"))
+        by_sdk = measured([sys.executable, "-m", "wandb", "sync", *folders], env, place, server, count)
+        show(f"wandb sync, {shape}", by_sdk, count)
+    timed([*MIRROR, "sync", f"file:{place / 'wandb'}", "--mirror", str(place / "mirror")], {}, place)
+    with serving(place / "ours" / "server") as server:
+        ours = push(place, server, place / "mirror", count)
+        show(f"mirror push, {shape}", ours, count)
+    print(
+        f"| {by_sdk.seconds / ours.seconds:.1f}x by the clock, {by_sdk.cpu / ours.cpu:.1f}x by the CPU | | | | | |",
+        flush=True,
+    )
 
 
 def long_run(root: Path, rows: int, keys: int) -> None:
@@ -99,34 +140,21 @@ def long_run(root: Path, rows: int, keys: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, default in (("runs", 20), ("rows", 5000), ("keys", 10), ("long", 1_000_000)):
+    parser.add_argument("--shapes", nargs="*", default=["20x5000", "20x50000", "1x200000"])
+    for name, default in (("keys", 10), ("long", 1_000_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options: Any = parser.parse_args()
-    rows = options.runs * options.rows
+    print("| way | s | rows/s | µs CPU/row | server's | peak MiB |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for name in ("a", "b", "c"):
-            (place / name).mkdir()
-        print("| way | s | rows/s | µs CPU/row | peak MiB |\n|---|---|---|---|---|")
-        with serving(place / "a" / "server") as server:
-            env = server.env | {"WANDB_DIR": str(place)}
-            numbers = [str(options.runs), str(options.rows), str(options.keys)]
-            timed([sys.executable, "-c", LOG, *numbers], env, place)
-            folders = sorted(str(path) for path in (place / "wandb").glob("offline-run-*"))
-            by_sdk = timed([sys.executable, "-m", "wandb", "sync", *folders], env, place)
-            assert rows_at(server) == rows, rows_at(server)
-            show(f"wandb sync, {options.runs} x {options.rows:,} rows", by_sdk, rows)
-        timed([*MIRROR, "sync", f"file:{place / 'wandb'}", "--mirror", str(place / "mirror")], {}, place)
-        with serving(place / "b" / "server") as server:
-            ours = push(place, server, place / "mirror")
-            assert rows_at(server) == rows, rows_at(server)
-            show(f"mirror push, {options.runs} x {options.rows:,} rows", ours, rows)
-        print(f"\n{by_sdk.seconds / ours.seconds:.1f}x by the clock, {by_sdk.cpu / ours.cpu:.1f}x by the CPU\n")
+        for shape in options.shapes:
+            runs, rows = map(int, shape.split("x"))
+            compare(place / shape, runs, rows, options.keys)
         if options.long:
             long_run(place / "long", options.long, options.keys)
+            (place / "c").mkdir()
             with serving(place / "c" / "server") as server:
-                took = push(place, server, place / "long")
-                assert rows_at(server) == options.long
+                took = push(place, server, place / "long", options.long)
                 show(f"mirror push, 1 x {options.long:,} rows", took, options.long)
 
 
