@@ -25,19 +25,12 @@ def give_back() -> None:
 
 
 class _NoPandas:
-    def __init__(self) -> None:
-        self._times = 2  # so often does Arrow try
-
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        looks = sys._getframe(2).f_code.co_name == "find_spec"  # W&B's SDK wants to know whether it is there
-        if name == "pandas" and not looks:
-            self._times -= 1
-            if not self._times:
-                sys.meta_path.remove(self)
+        if name == "pandas" and "mlflow" not in sys.modules:  # MLflow's own client needs it
             raise ModuleNotFoundError("pandas is not wanted here", name=name)
 
 
 def without_pandas() -> None:
-    """Tell the first who asks that there is no pandas, in a process that makes no data frames: Arrow, which would
-    import it with the first array it makes, for 0.3 s and 30 MB, to know a data frame when it sees one."""
+    """Hide pandas in a process that makes no data frames: Arrow would import it with the first array it makes, for
+    0.3 s and 30 MB, to know a data frame when it sees one."""
     sys.meta_path.insert(0, _NoPandas())
