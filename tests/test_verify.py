@@ -404,6 +404,7 @@ def test_a_pushed_run_that_lost_something_is_found(server: Server, copy: Copy, v
 def test_points_of_mlflow_are_found_in_the_rows_made_of_them(server: Server, tmp_path: Path, verify: Any) -> None:
     """A row for each point in the mirror, in the order of their times; several at one step, one value changed there."""
     points = [("a", 0, 1.5, 10), ("b", 0, 2.5, 11), ("a", 0, 3.5, 12), ("a", 7, math.nan, 13), ("b", 3, -1.0, 14)]
+    points.append(("system/cpu_utilization_percentage", 0, 50.5, 15))  # which goes to a stream of its own
     root = tmp_path / "mlflow"
     with mirror.open(root, write=True) as m:
         key = mirror.RunKey("mlflow:here", "1", "mlflow", "exp", "r1")
@@ -433,6 +434,7 @@ def test_points_of_mlflow_are_found_in_the_rows_made_of_them(server: Server, tmp
     said = [(one["step"], one["key"], one["here"], one["there"]) for one in found["against"]["listed"]]
     assert [one for one in said if one[0] is not None] == [
         (0, "a", "3.5 at 1700000012.0", "3.75 at 1700000012.0"),
+        (0, "system/cpu_utilization_percentage", "50.5 at 1700000015.0", "(nothing)"),
         (7, "a", "NaN at 1700000013.0", "NaN at 1700000013.5"),
     ]
 

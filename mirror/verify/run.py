@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _PIECE = 4 << 20
 """Bytes of rows read of the mirror at once: several runs are compared side by side."""
 
+_NAMES: dict[Stream, str] = {"history": "history", "system": "system metrics"}
+
 ATTRIBUTES = ("name", "notes", "tags", "group", "job_type", "description", "commit", "host")
 """What a run is called and described by."""
 SAID = ("state", "username", "user_name", "created_at")
@@ -73,7 +75,9 @@ class RunCompared:
         self._expected = expected
         self._findings = findings
         self.where = f"{row['entity']}/{row['project']}/{row['run_id']}"
-        self._rows: dict[Stream, RowsCompared | PointsCompared] = {}
+        self._rows: dict[Stream, RowsCompared] = {}
+        self._points: PointsCompared | None = None
+        self._broken = False
         self._found: dict[Stream, Findings] = {}
         self._over: set[Stream] = set()
         self._logged = frozenset(json.loads(row["origin"] or "{}")) if expected.is_origin else frozenset()
@@ -117,21 +121,15 @@ class RunCompared:
 
     # -- rows ---------------------------------------------------------------------------------------------
 
-    def _compared(self, stream: Stream) -> RowsCompared | PointsCompared:
+    def _compared(self, stream: Stream) -> RowsCompared:
         if stream not in self._rows:
             sent = stream == "history" and self._imported
             read = (self._reader, self._row["rid"], stream)
-            here = stretches(*read) if sent and not self._reshaped else by_step(*read, stretch_bytes=_PIECE)
-            name = "history" if stream == "history" else "system metrics"
+            here = stretches(*read) if sent else by_step(*read, stretch_bytes=_PIECE)
             self._found[stream] = self._findings.sheet()
-            into = self._found[stream]
-            self._rows[stream] = (
-                PointsCompared(self.where, name, here, into, CONFIG_KEY)
-                if self._reshaped and stream == "history"
-                else RowsCompared(
-                    self.where, name, here, into, moved=STEP if sent else None,
-                    more_here=stream in self._logged, led=self._expected.led,
-                )
+            self._rows[stream] = RowsCompared(
+                self.where, _NAMES[stream], here, self._found[stream], moved=STEP if sent else None,
+                more_here=stream in self._logged, led=self._expected.led,
             )  # fmt: skip
         return self._rows[stream]
 
@@ -144,30 +142,44 @@ class RunCompared:
             self._findings.doubt(self.where, f"{stream}: {e}")
             self._stop(stream)
             return
-        self._compared(stream).feed(batch.table, batch.rows)
+        if not self._reshaped:
+            self._compared(stream).feed(batch.table, batch.rows)
+        elif batch.rows:
+            self._told().feed(batch.table, stream)
+
+    def _told(self) -> PointsCompared:
+        if self._points is None:
+            self._points = PointsCompared(self.where, self._reader, self._row["rid"])
+        return self._points
 
     def _restart(self, stream: Stream) -> None:
         """What came was not all, and comes once more on another road."""
         if rows := self._rows.pop(stream, None):
             rows.close()
         self._found.pop(stream, None)
+        if self._points is not None:
+            self._points.forget(stream)
 
     def _stop(self, stream: Stream) -> None:
         self._restart(stream)
         self._over.add(stream)
+        self._broken = True
 
     def _read(self, stream: Stream, *, complete: bool) -> None:
-        if complete and stream not in self._over:
-            rows = self._compared(stream)
-            rows.finish()
-            found = self._found.pop(stream)
-            had = self._row[f"{stream}_total"]
-            if stream in self._logged and had is not None and rows.came < had:
-                had_then = f"{had} rows when its log was compared with it"
-                found.differ(self.where, stream, here=had_then, there=f"{rows.came} rows")
-            self._findings.add(found)
-            self._rows.pop(stream)
-            self._over.add(stream)
+        if not complete or stream in self._over:
+            return
+        self._over.add(stream)
+        if self._reshaped:
+            return
+        rows = self._compared(stream)
+        rows.finish()
+        found = self._found.pop(stream)
+        had = self._row[f"{stream}_total"]
+        if stream in self._logged and had is not None and rows.came < had:
+            had_then = f"{had} rows when its log was compared with it"
+            found.differ(self.where, stream, here=had_then, there=f"{rows.came} rows")
+        self._findings.add(found)
+        self._rows.pop(stream)
 
     def _system(self, step: SystemMetrics) -> None:
         if not step.fetched.complete:
@@ -196,6 +208,8 @@ class RunCompared:
         for stream in ("history", "system"):
             if stream not in self._over:  # nothing came, so there is nothing there
                 self._read(stream, complete=True)
+        if self._reshaped and not self._broken:
+            self._told().finish(self._findings)
         self._console.finish()
 
     # -- documents and attributes -------------------------------------------------------------------------
