@@ -26,7 +26,7 @@ def give_back() -> None:
 
 class _NoPandas:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name == "pandas" and "mlflow" not in sys.modules:  # MLflow's own client needs it
+        if name == "pandas" and not sys.modules.keys() & {"wandb", "mlflow"}:  # whose clients ask for it, too
             raise ModuleNotFoundError("pandas is not wanted here", name=name)
 
 
