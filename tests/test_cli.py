@@ -57,9 +57,10 @@ def seconds(*args: str) -> float:
 
 def test_a_command_leaves_pandas_out_without_hiding_it_from_the_sdk() -> None:
     code = (
-        "import sys; from mirror.memory import without_pandas; without_pandas(); from importlib.util import find_spec\n"
-        "assert find_spec('pandas'); import pyarrow as pa; pa.array([1]); assert 'pandas' not in sys.modules\n"
-        "import pandas; from wandb.proto import wandb_internal_pb2"
+        "import sys; from mirror.memory import without_pandas; without_pandas(); import pyarrow as pa\n"
+        "for _ in range(3): pa.array([1]); pa.table({'a': ['x']}); assert 'pandas' not in sys.modules\n"
+        "from wandb.proto import wandb_internal_pb2; from importlib.util import find_spec; assert find_spec('pandas')\n"
+        "import pandas"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
