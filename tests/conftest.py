@@ -1,5 +1,5 @@
-"""Fixtures of the sync tests, and the order of files: those with slow tests go first, so that no worker is left alone
-with one of them at the end."""
+"""Fixtures of the sync tests, and the order of files: those with slow tests go first and those with few tests last, so
+that no worker is left alone with a long one at the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def copy(proxy: Proxy, server: Server, tmp_path: Path) -> Copy:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    count = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-slow[item.path], -count[item.path]))
 
 
 @pytest.hookimpl(tryfirst=True)
