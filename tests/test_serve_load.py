@@ -145,7 +145,7 @@ def test_headers_that_never_end_are_not_waited_for(impatient: int) -> None:
             s.sendall(start)
             began = time.monotonic()
             said(s)
-            assert 0.2 < time.monotonic() - began < 5
+            assert 0.2 < time.monotonic() - began < 20
 
 
 def test_a_connection_is_kept_while_it_is_used(impatient: int) -> None:
