@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import requests
 from serving import Server, serving
-from syncing import MIRROR, log_run
+from starting import Started, run_mirror
+from syncing import log_run
 from watcher import ROWS
 
 from mirror.query.rows import rows as read_rows
@@ -85,7 +86,7 @@ def same(found: dict[str, list[tuple[Any, ...]]], calm: dict[str, list[tuple[Any
 
 
 def sync(server: Server, root: Path) -> list[str]:
-    return [*MIRROR, "sync", f"local/{PROJECT}", "--base-url", server.url, "--mirror", str(root), "--quiet"]
+    return ["sync", f"local/{PROJECT}", "--base-url", server.url, "--mirror", str(root), "--quiet"]
 
 
 def environment(server: Server) -> dict[str, str]:
@@ -118,7 +119,7 @@ def test_a_sync_killed_twenty_times(tmp_path: Path) -> None:
     with serving(tmp_path / "server") as server:
         fill(server)
         began = time.monotonic()
-        subprocess.run(sync(server, tmp_path / "calm"), env=environment(server), check=True, timeout=300)
+        run_mirror(sync(server, tmp_path / "calm"), env=environment(server), check=True, timeout=300)
         duration = time.monotonic() - began
         calm = content(tmp_path / "calm")
         assert len(calm["runs"]) == 200
@@ -130,14 +131,14 @@ def test_a_sync_killed_twenty_times(tmp_path: Path) -> None:
             with watched(root, truth):
                 complete = False
                 while kills < 20 and not complete:
-                    with subprocess.Popen(sync(server, root), env=environment(server)) as process:
-                        time.sleep(chance.uniform(0.2, 0.9 * duration))
+                    with Started(sync(server, root), env=environment(server)) as process:
+                        time.sleep(chance.uniform(0.02, 0.6 * duration))  # it goes on where it was killed
                         if complete := process.poll() is not None:
                             assert process.returncode == 0
                         else:
                             process.kill()
                             kills += 1
-                subprocess.run(sync(server, root), env=environment(server), check=True, timeout=300)
+                run_mirror(sync(server, root), env=environment(server), check=True, timeout=300)
                 same(content(root), calm)
             left = [p for p in root.rglob("*") if p.suffix == ".tmp" or p.parent.name == "sessions"]
             assert left == []
@@ -165,7 +166,7 @@ def test_a_server_killed_twenty_times_while_runs_log(tmp_path: Path) -> None:
                 except (requests.RequestException, AssertionError) as e:
                     if isinstance(e, AssertionError) and " 5" not in f" {e}":
                         raise
-                time.sleep(0.05)
+                time.sleep(0.2)
 
         def log(n: int) -> None:
             name = f"run{n:03d}"

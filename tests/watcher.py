@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 from mirror.errors import StoreError
@@ -59,6 +60,7 @@ def main(root: Path, truth: str) -> None:
             for line in violations(root, truth):
                 print("VIOLATION", line, flush=True)
             looks += 1
+            time.sleep(0.1)  # who is watched has to get on, too
         except StoreError as e:
             if "snapshot.json" in str(e) or "does not exist" in str(e) or "not a mirror" in str(e):
                 continue  # nothing was ever published yet
