@@ -112,7 +112,7 @@ def test_lines_arrive_at_their_offsets_and_a_repeated_request_doubles_none(
 
 def test_many_lines_are_sent_in_requests_of_a_bounded_size(proxy: Proxy, client: Client, server: Server) -> None:
     stream = made(client, "large")
-    stream.write("history", (json.dumps({"_step": i, "s": 'é"' * 200_000}) for i in range(30)))
+    stream.write("history", [json.dumps({"_step": i, "s": 'é"' * 200_000}) for i in range(30)])
     stream.finish(0)
     sizes = [len(r.body) for r in proxy.requests if r.path.endswith("file_stream")]
     assert len(sizes) >= 3 and max(sizes) < 10 << 20

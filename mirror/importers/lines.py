@@ -67,7 +67,8 @@ class RunLines:
             if history:
                 table, ahead, more = _ascending(table, ahead)
                 moved += more
-            yield [self._fitting(line) for line in rows_as_json(table)]
+            lines = list(rows_as_json(table))
+            yield lines if 4 * max(map(len, lines), default=0) <= LONGEST_LINE else list(map(self._fitting, lines))
         if history and not first_row:
             self._moved = moved
 
@@ -84,7 +85,7 @@ class RunLines:
 
     def _fitting(self, line: str) -> str:
         """The line, without its longest values if it is longer than servers take."""
-        if len(line) * 4 <= LONGEST_LINE or len(line.encode()) <= LONGEST_LINE:
+        if len(line.encode()) <= LONGEST_LINE:
             return line
         from mirror.store.jsontext import parse, write
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -54,20 +54,30 @@ class FileStream:
         self._patience = patience
         self._under_way: _Request | None = None
         self._size = 0
-        self._lines: dict[Lines, list[bytes]] = {}
+        self._texts: dict[Lines, list[bytes]] = {}
+        self._lines: dict[Lines, int] = {}
         self._more: dict[str, Any] = {}
         self._summary: bytes | None = None
 
-    def write(self, stream: Lines, lines: Iterable[str]) -> None:
+    def write(self, stream: Lines, lines: Sequence[str]) -> None:
         """Append lines, each of at most LONGEST_LINE bytes; sent when enough have come together."""
-        held = self._lines.setdefault(stream, [])
-        for line in lines:
-            text = orjson.dumps(line)
-            if held and self._size + len(text) > _FULL:
-                self._post()
-                held = self._lines.setdefault(stream, [])
-            held.append(text)
-            self._size += len(text) + 1
+        if not lines:
+            return
+        text = orjson.dumps(lines)[1:-1]
+        if self._size + len(text) <= _FULL or (len(lines) == 1 and not self._size):
+            self._append(stream, len(lines), text)
+        elif len(lines) == 1:
+            self._post()
+            self._append(stream, 1, text)
+        else:  # some of it still goes into this request
+            half = len(lines) // 2
+            self.write(stream, lines[:half])
+            self.write(stream, lines[half:])
+
+    def _append(self, stream: Lines, lines: int, text: bytes) -> None:
+        self._texts.setdefault(stream, []).append(text)
+        self._lines[stream] = self._lines.get(stream, 0) + lines
+        self._size += len(text) + 1
 
     def summary(self, text: str) -> None:
         """The whole summary as JSON text; sent with what comes next."""
@@ -100,9 +110,8 @@ class FileStream:
     def _post(self) -> None:
         """Have what has come together sent, after what was sent before has arrived."""
         files = [
-            b'"%b":{"offset":%d,"content":[%b]}' % (FILES[stream].encode(), self._next[stream], b",".join(lines))
-            for stream, lines in self._lines.items()
-            if lines
+            b'"%b":{"offset":%d,"content":[%b]}' % (FILES[stream].encode(), self._next[stream], b",".join(texts))
+            for stream, texts in self._texts.items()
         ]
         if self._summary is not None:
             files.append(b'"%b":{"offset":0,"content":[%b]}' % (SUMMARY.encode(), self._summary))
@@ -111,8 +120,8 @@ class FileStream:
             return
         body = b'{"files":{%b}%b%b' % (b",".join(files), b"," if self._more else b"", more)
         for stream, lines in self._lines.items():
-            self._next[stream] += len(lines)
-        self._lines, self._more, self._summary, self._size = {}, {}, None, 0
+            self._next[stream] += lines
+        self._texts, self._lines, self._more, self._summary, self._size = {}, {}, {}, None, 0
         self._settle()
         self._under_way = _Request(lambda: self._send(body))
 
