@@ -63,6 +63,10 @@ def command(
 
     Of whole projects the artifacts are sent, too, in the order of their versions.
 
+    To an MLflow server (mlflow:http://HOST:PORT) go the runs, each project into the experiment `entity/project` or
+    the one that --remap entity/project=EXPERIMENT names: numbers as metrics with their steps and times, system
+    metrics as `system/...`, config as params, tags, files. All points are read back and compared.
+
     Each run that is there is noted in `run_successes.jsonl` in the mirror's folder and left out next time, until it
     changes; what fails is noted in `run_failures.jsonl`, and the exit code is 1. A push that was interrupted goes on
     where it stopped when the same command is run again.
@@ -83,9 +87,7 @@ def command(
     verify = verify or rehearse
     sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, verify, quiet, stop)
     if to is not None and to.startswith("mlflow:"):
-        if remap or whats or again or deleted_suffix or dry_run or rehearse:
-            raise click.UsageError(
-                "--remap, --what, --again, --deleted-suffix, --dry-run and --rehearse are for W&B's servers"
-            )
-        ctx.exit(sending.send_to_mlflow(to))
+        if deleted_suffix or rehearse or (whats and kinds != ("runs",)):
+            raise click.UsageError("MLflow takes runs alone: leave out --what, --deleted-suffix and --rehearse")
+        ctx.exit(sending.send_to_mlflow(to, dry_run=dry_run))
     ctx.exit(sending.send(to, dry_run=dry_run, rehearse=rehearse))

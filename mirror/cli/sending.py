@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mirror.importers.account import Account
     from mirror.importers.everything import Everything
     from mirror.importers.push import PushOptions, PushProgress
-    from mirror.importers.run import Destination
+    from mirror.importers.run import Destination, MirroredRun
     from mirror.store import Reader
 
 KEY_VARIABLE = "MIRROR_DST_API_KEY"
@@ -78,15 +78,25 @@ class Sending:
                 self._say(f"Rehearsing: sending to a server of its own at {url}.")
                 return self._send(reader, rids, url, key, ledger, dry_run=False)
 
-    def send_to_mlflow(self, uri: str) -> int:
+    def send_to_mlflow(self, uri: str, *, dry_run: bool) -> int:
         """Send runs to an MLflow server, likewise."""
         from mirror.importers.everything import Everything
-        from mirror.importers.to_mlflow import push_to_mlflow
+        from mirror.importers.ledger import Ledger
+        from mirror.importers.to_mlflow import MlflowOptions, experiments, open_server, plan_mlflow, push_to_mlflow
         from mirror.store import Reader
 
+        options = MlflowOptions(self.workers, not self.again, experiments(self.remap))
+        server = open_server(uri)
         with Reader(self.root) as reader:
-            totals = push_to_mlflow(reader, self._chosen(reader), uri)
+            rids = self._chosen(reader)
+            if dry_run:
+                planned = plan_mlflow(reader, rids, server, options, Ledger(self.root, "run"))
+                return _show_plan((p.run, p.experiment, p.done) for p in planned)
+            with stopping(self.stop), bars(self.quiet) as progress:
+                totals = push_to_mlflow(reader, rids, server, options, progress=progress, stop=self.stop)
         show(Everything({"runs": totals}), uri, quiet=self.quiet)
+        if totals.done:
+            self._say(f"Read back and compared: {totals.counts['points']:,} points of {totals.done:,} runs, all equal.")
         return int(not totals.ok)
 
     def _chosen(self, reader: Reader) -> list[int]:
@@ -100,7 +110,7 @@ class Sending:
     ) -> int:
         from mirror.importers.everything import KINDS, push_everything
         from mirror.importers.places import remapping
-        from mirror.importers.push import PushOptions
+        from mirror.importers.push import PushOptions, plan
         from mirror.importers.server import opened
         from mirror.paths import parse
 
@@ -108,7 +118,8 @@ class Sending:
         _check_known(reader, options, dry_run)
         with opened(to, key, workers=self.workers, stop=self.stop, deleted_suffix=self.deleted_suffix) as there:
             if dry_run:
-                return _show_plan(reader, rids, there, options)
+                planned = plan(reader, rids, there, options)
+                return _show_plan((p.run, p.place.path, p.done) for p in planned)
             with stopping(self.stop), bars(self.quiet) as progress:
                 done = push_everything(
                     reader,
@@ -227,16 +238,15 @@ def _check_known(reader: Reader, options: PushOptions, dry_run: bool) -> None:
             click.echo(safe(f"Note: {message}"), err=True)
 
 
-def _show_plan(reader: Reader, rids: Sequence[int], there: Destination, options: PushOptions) -> int:
-    from mirror.importers.push import plan
-
+def _show_plan(planned: Iterable[tuple[MirroredRun, str, bool]]) -> int:
+    """`planned`: runs, where they go, and whether they are there already."""
     rows: dict[tuple[str, str], list[int]] = {}
-    for p in plan(reader, rids, there, options):
-        counts = rows.setdefault((p.run.namespace.path, p.place.path), [0, 0, 0, 0])
-        counts[p.done] += 1
-        if not p.done:
-            counts[2] += p.run.row["history_rows"]
-            counts[3] += p.run.row["system_rows"]
+    for run, place, done in planned:
+        counts = rows.setdefault((run.namespace.path, place), [0, 0, 0, 0])
+        counts[done] += 1
+        if not done:
+            counts[2] += run.row["history_rows"]
+            counts[3] += run.row["system_rows"]
     names = ["project", "becomes", "runs to send", "there already", "rows", "system metrics"]
     table(names, [[here, place, *counts] for (here, place), counts in sorted(rows.items())])
     return 0

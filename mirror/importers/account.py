@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
+
+from mirror.errors import MirrorError
 
 Kind = Literal["changed", "lost"]
 
@@ -42,6 +46,13 @@ class Account:
 
     def lost(self, what: str, detail: str, count: int = 1) -> None:
         self.notes.append(Note("lost", what, detail, count))
+
+    def failed(self, error: Exception) -> None:
+        """Note why it is not done."""
+        if os.environ.get("MIRROR_DEBUG"):
+            traceback.print_exception(error)
+        known = isinstance(error, MirrorError)
+        self.error = str(error) if known else f"unexpected {type(error).__name__}: {error} (a bug: please report it)"
 
     @property
     def ok(self) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mirror.errors import TerminalSourceError
 
 _ORDERED = """
 select timestamp, step, key, case when is_nan then null else value end from metrics
 where run_uuid = ? order by timestamp, step, key, is_nan, value
+"""
+_BY_NAME = """
+select timestamp, step, key, case when is_nan then null else value end from metrics
+where run_uuid = ? and key in (select value from json_each(?)) order by key, timestamp, step, is_nan, value
 """
 Point = tuple[int, int, str, "float | None"]
 """Milliseconds since 1970, step, key, value; None is NaN, which SQLite does not have."""
@@ -29,9 +34,19 @@ class Points:
         except sqlite3.Error as e:
             raise _unreadable(e) from e
 
-    def _ask(self, query: str) -> sqlite3.Cursor:
+    def by_name(self, names: Sequence[str]) -> Iterator[Point]:
+        """Those of some metrics, in the order of name, time, step, value (NaN last)."""
         try:
-            return self._connection.execute(query, [self._run_id])
+            yield from self._ask(_BY_NAME, json.dumps(names))
+        except sqlite3.Error as e:
+            raise _unreadable(e) from e
+
+    def names(self) -> set[str]:
+        return {name for (name,) in self._ask("select distinct key from metrics where run_uuid = ?")}
+
+    def _ask(self, query: str, *params: str) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(query, [self._run_id, *params])
         except sqlite3.Error as e:
             raise _unreadable(e) from e
 

@@ -31,6 +31,9 @@ _PATIENCE = (10, 120)
 """Seconds to connect, and between two pieces of an answer."""
 _RETRY = Retry(total=5, connect=2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
 """Every request may be made twice: those by POST read as well, or write what MLflow keeps once."""
+_MAKES_RUNS = "api/2.0/mlflow/runs/create"
+_ONCE = Retry(connect=2, read=0, status=2, backoff_factor=0.5, status_forcelist=(429, 503), allowed_methods=None)
+"""All but this one: made again only if the server did nothing."""
 
 
 class RestRoad:
@@ -43,6 +46,7 @@ class RestRoad:
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=_RETRY))
+        self._session.mount(f"{self.base_url}/{_MAKES_RUNS}", HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=_ONCE))
         if token := environ.get("MLFLOW_TRACKING_TOKEN"):
             self._session.headers["Authorization"] = f"Bearer {token}"
         elif user := environ.get("MLFLOW_TRACKING_USERNAME"):
@@ -138,8 +142,18 @@ class RestRoad:
 
     # -- writing, for those who send runs here ------------------------------------------------------------
 
-    def write(self, path: str, asked: Json) -> Json:
+    def write(self, path: str, asked: Json | bytes) -> Json:
+        """`asked` as an object, or as its JSON."""
         return self._ask("POST", path, asked) or {}
+
+    def experiment(self, name: str) -> Json | None:
+        """Also a deleted one, whose name stays taken."""
+        found = self._ask("GET", "experiments/get-by-name", {"experiment_name": name}, none_if_missing=True)
+        if found is not None and not isinstance(found.get("experiment"), dict):
+            raise TerminalSourceError(
+                f"`{self.base_url}` is no MLflow server (it names no experiment): check the address"
+            )
+        return None if found is None else dict(found["experiment"])
 
     def upload(self, experiment_id: str, run_id: str, name: str, content: bytes | IO[bytes]) -> None:
         """Put an artifact, by the server's own proxy. Raises SourceError if it has none."""
@@ -167,10 +181,12 @@ class RestRoad:
             seen.add(token)
 
     def _ask(
-        self, method: str, path: str, asked: Json, *, none_if_missing: bool = False, api: str = "api"
+        self, method: str, path: str, asked: Json | bytes, *, none_if_missing: bool = False, api: str = "api"
     ) -> Json | None:
         url = f"{self.base_url}/{api}/2.0/mlflow/{quote(path)}"
         how: dict[str, Any] = {"params": asked} if method == "GET" else {"json": asked}
+        if isinstance(asked, bytes):
+            how = {"data": asked, "headers": {"Content-Type": "application/json"}}
         try:
             response = self._session.request(method, url, timeout=_PATIENCE, **how)
             content = response.content

@@ -20,6 +20,12 @@ def own(key: str) -> str:
     return f"{key} (mlflow)" if _OURS.fullmatch(key) else key
 
 
+def theirs(key: str) -> str:
+    """The name in MLflow of what is held under a key: the inverse of `own`."""
+    name = key.removesuffix(" (mlflow)")
+    return name if own(name) == key else key
+
+
 def rows(points: Iterable[Point]) -> Iterator[list[str]]:
     """JSON texts, some thousand at a time."""
     batch: list[str] = []
