@@ -13,7 +13,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from starting import Started
+from starting import Started, run_mirror
 
 SERVE = [sys.executable, "-c", "import sys; sys.argv[0] = 'mirror'; from mirror.cli import main; main()", "serve"]
 """`mirror serve`, as the console script calls it."""
@@ -124,14 +123,8 @@ class Server:
 def client(server: Server, script: str, *args: str, timeout: float = 120, **env: str) -> Any:
     """Run a Python script with the real SDK against the server, in a process of its own (the SDK reads its
     environment once a process); returns what the script printed last, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *args],
-        env=os.environ | server.env | env,
-        cwd=server.env["WANDB_DIR"],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    place = server.env["WANDB_DIR"]
+    done = run_mirror(args, script=script, env=os.environ | server.env | env, cwd=place, timeout=timeout)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}\n{server.log.read_text()[-2000:]}"
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if lines else None

@@ -1,10 +1,11 @@
-"""Processes of `mirror` that begin with everything imported: what most tests want of a process is to call it, to watch
-it and to kill it, and a second of imports each time is most of what that costs.
+"""Processes of `mirror`, and of scripts with W&B's SDK, that begin with everything imported: what most tests want of a
+process is to call it, to watch it and to kill it, and a second of imports each time is most of what that costs.
 
-    python starting.py FD        the nursery: it imports the program once and forks a process for every request
+    python starting.py FD MODULE...      a nursery: it imports the modules once and forks a process for every request
 
-Each process is one of its own, with the arguments, environment, folder and files it was given, that runs what the
-console script runs and ends as an interpreter ends. Tests of starting itself run the interpreter (`MIRROR`, `SERVE`).
+Each process is one of its own, with the arguments, environment, folder and files it was given. It runs what the console
+script runs, or a script as `python -c` does, and ends as an interpreter ends. Tests of starting itself run the
+interpreter (`MIRROR`, `SERVE`).
 """
 
 from __future__ import annotations
@@ -22,22 +23,26 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import mirror
 
-_IMPORTED = ("mirror.cli.serve", "mirror.server.runner", "mirror.cli.sync", "mirror.sync.session", "mirror.cli.sending")
-_nurseries: dict[int, socket.socket] = {}
+_PROGRAM = ("mirror.cli.serve", "mirror.server.runner", "mirror.cli.sync", "mirror.sync.session", "mirror.cli.sending")
+_SDK = ("wandb", "wandb.apis.public", "numpy")
+_nurseries: dict[tuple[int, tuple[str, ...]], socket.socket] = {}
 _asking = threading.Lock()
 
 
 class Started:
-    """A process `mirror ARGUMENTS`, with the methods of subprocess.Popen that tests need."""
+    """A process `mirror ARGUMENTS`, or `python -c SCRIPT ARGUMENTS`, with the methods of subprocess.Popen that tests
+    need."""
 
     def __init__(
         self,
         arguments: Sequence[str | Path],
         *,
+        script: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
         stdout: IO[Any] | int | None = None,
@@ -45,14 +50,15 @@ class Started:
     ) -> None:
         self.arguments = [str(argument) for argument in arguments]
         self.returncode: int | None = None
-        request = {"arguments": self.arguments, "env": dict(env or os.environ), "cwd": str(cwd or Path.cwd())}
+        request = {"arguments": self.arguments, "script": script}
+        request |= {"env": dict(env or os.environ), "cwd": str(cwd or Path.cwd())}
         body = json.dumps(request).encode()
         self._status, theirs = socket.socketpair()
         with Path(os.devnull).open("r+b") as nowhere, theirs:
             files = [nowhere, stdout or 1, stderr or 2]
             fds = [_fd(nowhere if file == subprocess.DEVNULL else file) for file in files]
             with _asking:
-                nursery = _nursery()
+                nursery = _nursery(_SDK if script else _PROGRAM)
                 socket.send_fds(nursery, [len(body).to_bytes(4, "big")], [theirs.fileno(), *fds])
                 nursery.sendall(body)
         self.pid = int.from_bytes(self._status.recv(4), "big")
@@ -101,14 +107,15 @@ def _fd(file: IO[Any] | int) -> int:
 def run_mirror(
     arguments: Sequence[str | Path],
     *,
+    script: str | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
     timeout: float = 120,
     check: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """`mirror ARGUMENTS`, to its end, with what it said."""
+    """`mirror ARGUMENTS`, or the script, to its end, with what it said."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = Started(arguments, env=env, cwd=cwd, stdout=out, stderr=err)
+        process = Started(arguments, script=script, env=env, cwd=cwd, stdout=out, stderr=err)
         try:
             code = process.wait(timeout)
         finally:
@@ -121,34 +128,37 @@ def run_mirror(
     return done
 
 
-def _nursery() -> socket.socket:
-    """The one of this process; it ends when the socket is closed, with this process at the latest."""
-    if os.getpid() not in _nurseries:
+def _nursery(modules: tuple[str, ...]) -> socket.socket:
+    """The one of this process with these modules; it ends when the socket is closed, as when this process ends."""
+    place = os.getpid(), modules
+    if place not in _nurseries:
         mine, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                env=os.environ | {"PYTHONPATH": str(Path(mirror.__file__).parents[1])},
+                [sys.executable, __file__, str(theirs.fileno()), *modules],
+                env=os.environ
+                | {"PYTHONPATH": str(Path(mirror.__file__).parents[1]), "WANDB_ERROR_REPORTING": "false"},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
         assert mine.recv(1) == b"+", f"the nursery of processes did not start: {process.wait(10)}"
         atexit.register(lambda: (mine.close(), process.wait(30)))
-        _nurseries[os.getpid()] = mine
-    return _nurseries[os.getpid()]
+        _nurseries[place] = mine
+    return _nurseries[place]
 
 
 # -- the nursery -------------------------------------------------------------------------------------------
 
 
-def _tend(requests: socket.socket) -> None:
-    """Fork for every request until there is nobody to ask; returns in each child, ready to run."""
+def _tend(requests: socket.socket, modules: Sequence[str]) -> str | None:
+    """Fork for every request until there is nobody to ask; returns in each child, ready to run: the script, if any."""
     import importlib
 
     from mirror.memory import without_pandas
 
-    without_pandas()
-    for name in _IMPORTED:
+    if modules[0] != "wandb":
+        without_pandas()
+    for name in modules:
         importlib.import_module(name)
     children: dict[int, socket.socket] = {}
     bell, ring = socket.socketpair()
@@ -186,8 +196,9 @@ def _tend(requests: socket.socket) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for one in (waiting, requests, bell, ring, status, *children.values()):
                 one.close()
-            _become(json.loads(body), fds[1:])
-            return
+            request = json.loads(body)
+            _become(request, fds[1:])
+            return request["script"]  # type: ignore[no-any-return]
 
 
 def _bury(children: dict[int, socket.socket]) -> None:
@@ -209,11 +220,16 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
     os.environ.update(request["env"])
     time.tzset()
     os.chdir(request["cwd"])
-    sys.argv = ["mirror", *request["arguments"]]
+    sys.argv = ["-c" if request["script"] else "mirror", *request["arguments"]]
 
 
 if __name__ == "__main__":
-    _tend(socket.socket(fileno=int(sys.argv[1])))
-    from mirror.cli import main
+    asked = _tend(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
+    if asked is None:
+        from mirror.cli import main
 
-    main()
+        main()
+    else:
+        sys.path.insert(0, "")
+        sys.modules["__main__"] = own = ModuleType("__main__")
+        exec(compile(asked, "<string>", "exec"), own.__dict__)
