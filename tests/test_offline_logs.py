@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from logfiles import BLOCK, HEADER, exit_record, framed, row, run_record, summary, write_log
-from syncing import MIRROR, Copy, Done
+from starting import run_mirror
+from syncing import Copy, Done
 from wandb.proto import wandb_internal_pb2 as pb
 
 from mirror.errors import TerminalSourceError
@@ -234,7 +235,7 @@ def test_rows_that_a_damaged_mirror_lost_are_read_again(copy: Copy, tmp_path: Pa
     copy.sync(str(tmp_path / "wandb"))
     for segment in (copy.root / "data" / "history").rglob("*.parquet"):
         segment.unlink()
-    subprocess.run([*MIRROR, "repair", "--mirror", str(copy.root)], capture_output=True, timeout=60)
+    run_mirror(["repair", "--mirror", str(copy.root)])
     copy.sync(str(tmp_path / "wandb"))
     assert steps(copy) == list(range(50))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,8 @@ import pytest
 import requests
 from logfiles import exit_record, row, run_record, write_log
 from serving import Server
-from syncing import MIRROR, Copy, log_run, proxied
+from starting import run_mirror
+from syncing import Copy, log_run, proxied
 from wandb.proto import wandb_internal_pb2 as pb
 
 from mirror.store import Reader, Writer
@@ -296,9 +296,7 @@ def test_repair_after_a_lost_catalog_keeps_runs_merged(case: Case) -> None:
     sync_both(case, "server")
     before, cells = case.only(), case.cells()
     (case.copy.root / "catalog.sqlite").unlink()
-    done = subprocess.run(
-        [*MIRROR, "repair", "--mirror", str(case.copy.root)], timeout=60, capture_output=True, text=True, check=True
-    )
+    done = run_mirror(["repair", "--mirror", str(case.copy.root)], check=True)
     assert "catalog" in done.stdout + done.stderr
     after = case.only()
     assert {k: after[k] for k in ("rid", "origin", "history_rows", "system_rows")} == {
@@ -317,10 +315,7 @@ def test_purge_takes_the_copy_along(case: Case) -> None:
     case.post(rows[:30])
     sync_both(case, "server")
     assert len(case.shown()) == 1
-    subprocess.run(
-        [*MIRROR, "purge", f"local/{case.project}/{case.name}", "--yes", "--mirror", str(case.copy.root)],
-        timeout=60, capture_output=True, check=True,
-    )  # fmt: skip
+    run_mirror(["purge", f"local/{case.project}/{case.name}", "--yes", "--mirror", str(case.copy.root)], check=True)
     assert case.copy.sql("select count(*) from raw.runs") == case.copy.sql("select count(*) from raw.history") == [(0,)]
     assert not [p for p in case.copy.root.rglob("*") if p.is_file() and b"sesame-oil" in p.read_bytes()]
 
