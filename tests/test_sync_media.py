@@ -16,7 +16,8 @@ import pytest
 import requests
 from liar import Answer, Request, Reset
 from serving import Server, client, serving
-from syncing import MIRROR, Copy, Proxy
+from starting import Started, run_mirror
+from syncing import Copy, Proxy
 
 import mirror
 from mirror.errors import QueryError, UsageError
@@ -235,8 +236,8 @@ def test_a_killed_download_is_gone_on_with(proxy: Proxy, server: Server, tmp_pat
         return Answer(200, BIG[:4_000_000], promise=len(BIG))
 
     proxy.before = half_then_nothing
-    process = subprocess.Popen(
-        [*copy.command("local/p"), "--artifacts", "dataset/ds:v0"], env=copy.environ(),
+    process = Started(
+        copy.arguments("local/p", "--artifacts", "dataset/ds:v0"), env=copy.environ(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     end = time.monotonic() + 60
@@ -244,8 +245,8 @@ def test_a_killed_download_is_gone_on_with(proxy: Proxy, server: Server, tmp_pat
         time.sleep(0.05)
     process.kill()
     process.wait(30)
-    (partial,) = (copy.root / "blobs").rglob("partial-*")
-    assert partial.stat().st_size > 3_000_000
+    partial = max((copy.root / "blobs").rglob("partial-*"), key=lambda path: path.stat().st_size)
+    assert partial.stat().st_size > 3_000_000  # small files may just be under way, too
     proxy.reset()
     copy.sync("local/p", "--artifacts", "dataset/ds:v0")
     (asked,) = ranges(proxy)
@@ -369,10 +370,7 @@ def test_tables_are_read_by_name(whole: Copy) -> None:
 
 def test_commands_tell_of_tables_and_bytes(whole: Copy, tmp_path: Path) -> None:
     def said(*args: str) -> str:
-        done = subprocess.run(
-            [*MIRROR, *args, "--mirror", str(whole.root)], capture_output=True, text=True, timeout=60, check=True
-        )
-        return done.stdout
+        return run_mirror([*args, "--mirror", str(whole.root)], check=True).stdout
 
     listed = {row["name"]: row for row in json.loads(said("tables", "local/p", "--format", "json"))}
     assert listed["table:local/p/ds:v0/tab.table.json"] | {"note": None} == {
@@ -390,9 +388,7 @@ def test_a_purge_takes_bytes_and_tables_along(server: Server, tmp_path: Path) ->
     copy.sync("local/p", "--all-bytes")
     assert blobs(copy) and any((copy.root / "tables").rglob("*.parquet"))
     (copy.root / "blobs" / "sha256" / "partial-0.tmp").write_bytes(BIG[:1000])
-    subprocess.run(
-        [*MIRROR, "purge", "local/p", "--yes", "--mirror", str(copy.root)], capture_output=True, timeout=120, check=True
-    )
+    run_mirror(["purge", "local/p", "--yes", "--mirror", str(copy.root)], check=True)
     left = [p for name in ("blobs", "tables") for p in (copy.root / name).rglob("*") if p.is_file()]
     assert not left
 
