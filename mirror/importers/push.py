@@ -52,15 +52,6 @@ class PushProgress:
     def thing(self, account: Account) -> None:
         """One of them is there, or failed."""
 
-    def things(self, what: str, number: int, nbytes: int) -> None:
-        """So many other things with so many bytes are to be sent: `what` says which."""
-
-    def bytes(self, nbytes: int) -> None:
-        """Bytes of them went out; fewer than none if some have to go again."""
-
-    def thing(self, account: Account) -> None:
-        """One of them is there, or failed."""
-
 
 @dataclass(frozen=True)
 class PushOptions:
