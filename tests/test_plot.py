@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +228,13 @@ def test_names_are_no_markup(root: Path, tmp_path: Path) -> None:
             assert key in words(out)
         text = ok("plot", "keys/keys", "--metric", key, root=root)
         assert all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_many_curves_have_marks_of_their_own_without_colours(root: Path) -> None:
+    text = on_terminal(Plot("loss", "_step", {f"run {n}": Curve([0.0, 1.0], [n, n + 1.0]) for n in range(100)}))
+    legend = text.split("└")[1]
+    marks = re.findall(r"(\S)\1 run \d+", legend)
+    assert len(marks) == 100 and len(set(marks[:66])) == 66
 
 
 def test_not_too_many_curves(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -11,10 +12,15 @@ import click
 
 from mirror.query.text import aligned, cell, is_numeric, safe, width
 
-__all__ = ["safe", "show_table", "table"]
+__all__ = ["colored", "safe", "show_table", "table"]
 
 _MOST_ROWS = 1000
 _LEAST_WIDTH = 8
+
+
+def colored() -> bool:
+    """Whether stdout may have colours: a terminal, whose user did not set NO_COLOR (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:

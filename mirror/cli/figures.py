@@ -7,6 +7,7 @@ Names come from strangers: in a picture they are never read as mathematics or ma
 from __future__ import annotations
 
 import math
+import string
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _LONGEST = 48  # characters of a name in a legend
 _LONGEST_TITLE = 80
+_MARKS = [*dict.fromkeys("+xo*~." + string.ascii_letters + string.digits)]
+"""What tells curves apart without colours; uniplot has the first six alone, and fails on a seventh curve."""
 _WIDEST = 1e150  # numbers beyond it overflow where axes are made
 
 
@@ -64,6 +67,7 @@ def on_terminal(plot: Plot, *, width: int = 80, height: int = 14, color: bool = 
         text: str = plot_to_string(
             xs=xs, ys=ys, legend_labels=labels if len(labels) > 1 else None, lines=True, width=width, height=height,
             title=title, color=color, character_set="braille" if color or len(labels) == 1 else "ascii",
+            force_ascii_characters=[_MARKS[i % len(_MARKS)] for i in range(len(labels))],
             x_labels=False, y_labels=False, x_min=x_low, x_max=x_high, y_min=y_low, y_max=y_high, y_as_log=plot.log_y,
         )  # fmt: skip
     lines = [line.rstrip() for line in text.splitlines()]

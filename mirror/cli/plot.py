@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mirror.cli.complete import complete_path
-from mirror.cli.console import safe
+from mirror.cli.console import colored, safe
 from mirror.cli.options import root_option, source_option
 from mirror.errors import UsageError
 
@@ -173,7 +172,7 @@ def _show(plot: Plot) -> None:
 
     size = shutil.get_terminal_size()
     width = max(min(size.columns - 16, 120), 30)
-    click.echo(on_terminal(plot, width=width, height=18, color=sys.stdout.isatty()))
+    click.echo(on_terminal(plot, width=width, height=18, color=colored()))
 
 
 def _save(plot: Plot, output: Path) -> None:

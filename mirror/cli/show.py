@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mirror.cli.complete import complete_run
-from mirror.cli.console import safe
+from mirror.cli.console import colored, safe
 from mirror.cli.options import root_option, source_option
 from mirror.query.text import size_of
 
@@ -99,7 +99,7 @@ def _plot(reader: Reader, rid: int, key: str) -> str:
     stream = stream_of(reader, [rid], key)
     drawn = {str(who): curve for who, curve in curves(reader, [rid], key, stream=stream).items()}
     width = max(min(shutil.get_terminal_size().columns - 16, 100), 30)
-    return on_terminal(Plot(key, "_step", drawn), width=width, height=8, color=sys.stdout.isatty())
+    return on_terminal(Plot(key, "_step", drawn), width=width, height=8, color=colored())
 
 
 # -- the page ---------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def _section(title: str) -> Iterable[str]:
 
 
 def _bold(text: str) -> str:
-    return click.style(text, bold=True) if sys.stdout.isatty() else text
+    return click.style(text, bold=True) if colored() else text
 
 
 def _size(count: int | None) -> str:
