@@ -225,6 +225,19 @@ def test_a_run_that_was_deleted_meanwhile(place: Place) -> None:
     assert json.loads(place.here()["config"])["lr"] == 0.1
 
 
+def test_a_server_of_this_machine_is_asked_without_tls(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mirror keeps the name of a server, not its scheme; nobody named one."""
+    monkeypatch.delenv("WANDB_BASE_URL")
+    run = mirror.Api(place.copy.root, online=True, api_key=place.server.key).run(place.path)
+    run.config["lr"] = 0.75
+    run.update()
+    assert json.loads(place.here()["config"])["lr"] == 0.75
+    monkeypatch.setenv("WANDB_BASE_URL", place.server.url.replace("http:", "https:"))
+    run.config["lr"] = 1.5
+    with pytest.raises(mirror.errors.SourceError, match=f"does not speak TLS: name it as `{place.server.url}`"):
+        run.update()
+
+
 def test_a_server_that_refuses(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with proxied(place.server) as proxy:
         copy = Copy(place.copy.root.parent / "refused", proxy.url, place.server.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mirror import credentials
 from mirror.errors import NotFoundError, UsageError
@@ -72,7 +73,9 @@ def client_of(held: Held, source: str, *, writable: bool = False) -> Client:
     if base_url is None:
         if "." not in source and ":" not in source:
             raise UsageError(f"no server is known for `{source}`: name one, Api(overrides={{'base_url': ...}})")
-        base_url = api_url(f"https://{source}")
+        # A mirror keeps no scheme: only a server of this machine is asked without TLS, unless somebody says so.
+        is_local = urlsplit(f"//{source}").hostname in ("127.0.0.1", "localhost", "::1")
+        base_url = api_url(f"{'http' if is_local else 'https'}://{source}")
     return Client(Transport(base_url, credentials.find(base_url, key=held.api_key), writable=writable))
 
 

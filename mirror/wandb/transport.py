@@ -353,6 +353,11 @@ class Transport:
                     raise TooLarge(f"`{_bare(url)}` answers with more than {limit} bytes")
                 return response.status_code, content, response.headers
         except requests.exceptions.SSLError as e:
+            if "WRONG_VERSION_NUMBER" in str(e):
+                plain = f"http://{self.base_url.removeprefix('https://')}"
+                raise TerminalSourceError(
+                    f"`{self.base_url}` does not speak TLS: name it as `{plain}` (--base-url or WANDB_BASE_URL)", e
+                ) from e
             raise TerminalSourceError(
                 f"`{self.base_url}` shows a certificate that cannot be verified ({_root(e)}): "
                 "set REQUESTS_CA_BUNDLE to your organisation's CA file",
