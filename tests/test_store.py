@@ -853,6 +853,10 @@ def test_a_reader_of_an_old_snapshot_outlives_compaction(tmp_path: Path) -> None
         assert old.connect().execute("select count(*) from runs").fetchone() == (29,)
 
 
+def commits(w: Writer) -> int:
+    return int(w.catalog.db.execute("select count(*) from snapshots").fetchone()[0])
+
+
 def test_what_was_replaced_goes_away_after_the_grace_period(tmp_path: Path) -> None:
     root = tmp_path / "m"
     for n in range(1, 30):
@@ -865,8 +869,11 @@ def test_what_was_replaced_goes_away_after_the_grace_period(tmp_path: Path) -> N
 
     assert extra()
     with Writer(root) as w:
-        assert vacuum(w.layout, w.catalog) == 0
+        made = commits(w)
+        assert vacuum(w.layout, w.catalog) == 0 and commits(w) == made
+        last = w.catalog.last_snapshot()
         assert vacuum(w.layout, w.catalog, grace=timedelta(0)) > 0
+        assert w.catalog.last_snapshot() == last and commits(w) == 1 < made
     assert not extra()
     assert one(root, "select count(*) from runs") == (29,)
     (root / "catalog.sqlite").unlink()

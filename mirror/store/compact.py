@@ -294,4 +294,10 @@ def vacuum(layout: Layout, catalog: Catalog, *, grace: timedelta = GRACE) -> int
             segments.remove_readonly(layout.root / path)
         with catalog.transaction():
             catalog.db.executemany("delete from files where path = ?", [[path] for path in gone])
+            # Only the last commit, and those that replaced a file that is still there, are asked for again.
+            catalog.db.execute(
+                "delete from snapshots where at < ? and id < (select max(id) from snapshots) "
+                "and id not in (select removed from files where removed is not null)",
+                [before],
+            )
     return len(gone)
