@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from mirror.cli.console import safe, table
 from mirror.cli.options import root_option, source_option
 from mirror.cli.progress import steps
 from mirror.cli.stopping import stopping
-from mirror.errors import UsageError
+from mirror.errors import MirrorError, UsageError
 
 if TYPE_CHECKING:
     from mirror.store import Reader
@@ -99,8 +100,18 @@ def command(
 def _store(reader: Reader, findings: Findings, stop: threading.Event) -> None:
     from mirror.verify.store import verify_store
 
-    with steps("checking files", len(reader.files), unit="files") as advance:
-        verify_store(reader, findings, lambda what, n: advance(n) if what == "files" else None)
+    with ExitStack() as stack, _until(stop):
+        bars: dict[str, Callable[[int], None]] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if stop.is_set():
+                raise MirrorError("interrupted")
+            if total and what not in bars:
+                bars[what] = stack.enter_context(steps(f"checking {what}", total, unit=what))
+            if total:
+                bars[what](done)
+
+        verify_store(reader, findings, progress)
 
 
 def _against(
@@ -122,7 +133,7 @@ def _against(
     from mirror.verify.other import Other, connected
 
     moved = remapping(remap)
-    with closing(connected(reader, against, workers)) as server:
+    with closing(connected(reader, against, workers, stop)) as server, _until(stop):
         other = Other(server, moved, Sent(reader.layout.root, server.name))
         projects = list(chosen(reader, paths, source))
         among = projects if paths else meant(projects, other)
@@ -132,13 +143,24 @@ def _against(
         for held in among:
             if stop.is_set():
                 break
-            with steps(held.here.path, len(held.runs), unit="runs") as advance:
+            rows = sum(row["history_rows"] + row["system_rows"] for row in held.runs)
+            with steps(held.here.path, rows, unit="rows") as advance:
                 compare_project(
                     reader, held, other, findings, workers=workers, twice=deletable, stop=stop, progress=advance
                 )
-        if not deletable or stop.is_set():
-            return []
-        return verdicts(reader, among, other, findings, whole_store=own.ok)
+        if deletable and not stop.is_set():
+            return verdicts(reader, among, other, findings, whole_store=own.ok)
+    return []
+
+
+@contextmanager
+def _until(stop: threading.Event) -> Iterator[None]:
+    """Whatever fails after the user asked to stop is how it stopped."""
+    try:
+        yield
+    except MirrorError:
+        if not stop.is_set():
+            raise
 
 
 # -- what is said ---------------------------------------------------------------------------------------------

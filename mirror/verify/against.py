@@ -20,7 +20,7 @@ from mirror.pool import Pool
 from mirror.query.runs import Selection, rids
 from mirror.records import ListedRun, Listing, RunKey
 from mirror.sources.parts import OF_RUNS
-from mirror.sources.protocol import Wanted
+from mirror.sources.protocol import Rows, SystemMetrics, Wanted
 from mirror.sources.wandb import WandbSource
 from mirror.verify.artifacts import compare_artifacts
 from mirror.verify.findings import Findings
@@ -88,10 +88,11 @@ def compare_project(
     workers: int = 4,
     twice: bool = False,
     stop: threading.Event | None = None,
-    progress: Callable[[int], None] = lambda runs: None,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> None:
     """Compare the runs of a project and, where all of them are meant, its sweeps, artifacts and reports, as far as they
-    are among `kinds`; `twice` has the server say in the end whether runs are what they were in the beginning."""
+    are among `kinds`; `twice` has the server say in the end whether runs are what they were in the beginning.
+    `progress` is told of rows that were read."""
     stop = stop or threading.Event()
     name = held.here.path
     by_place: dict[Namespace, list[Pair]] = {} if held.runs else {other.place(held): []}
@@ -225,10 +226,11 @@ def _compare(
                 why = "interrupted"
                 break
             runs[step.key].take(step)
+            if isinstance(step, (Rows, SystemMetrics)):
+                progress(len(step.rows))
     except MirrorError as e:  # of the server, or of a damaged file of the mirror: the other runs go on
-        why = str(e)
+        why = "interrupted" if stop.is_set() else str(e)
     for run in compared:
         if not run.finished:
             findings.doubt(run.where, why)
         run.close()
-    progress(len(compared))

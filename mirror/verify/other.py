@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from mirror.importers.sent import Sent
 from mirror.paths import api_url, canonical_source
 from mirror.query.sql import asking
 from mirror.sources.wandb import WandbSource
+from mirror.wandb.budget import Budget
 from mirror.wandb.client import Client
 from mirror.wandb.transport import Transport
 
@@ -74,16 +76,17 @@ class Other:
         return place.entity, place.project, name
 
 
-def connected(reader: Reader, url: str, workers: int) -> WandbSource:
+def connected(reader: Reader, url: str, workers: int, stop: threading.Event | None = None) -> WandbSource:
     """The server at a URL, with the key an import would use for it: MIRROR_SRC_API_KEY for a server that runs came
-    from, MIRROR_DST_API_KEY for another; without them as for a sync. Raises SourceError if it does not answer or
-    refuses the key, and UsageError if it serves this very mirror, which would prove nothing."""
+    from, MIRROR_DST_API_KEY for another; without them as for a sync. `stop` ends waits. Raises SourceError if it
+    does not answer or refuses the key, and UsageError if it serves this very mirror, which would prove nothing."""
     base_url = api_url(url)
     with asking(reader) as connection:
         came_from = {host for (host,) in connection.execute("select distinct source from projects").fetchall()}
     variable = "MIRROR_SRC_API_KEY" if canonical_source(base_url) in came_from else "MIRROR_DST_API_KEY"
     credential = find(base_url, key=os.environ.get(variable))
-    source = WandbSource(Client(Transport(base_url, credential, connections=3 * workers + 4)), downloads=2 * workers)
+    transport = Transport(base_url, credential, budget=Budget(stop), connections=3 * workers + 4)
+    source = WandbSource(Client(transport), downloads=2 * workers)
     try:
         source.viewer()
         if source.store_id is not None and source.store_id == reader.snapshot.content["store_id"]:

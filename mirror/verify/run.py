@@ -219,6 +219,8 @@ class RunCompared:
         self._imported = bool(said)
         row: Mapping[str, Any] = self._row
         pairs = {name: (row[name], getattr(run, name)) for name in ATTRIBUTES}
+        if row["name"] is None and not self._expected.is_origin:
+            pairs["name"] = run.key.run_id, run.name  # what servers call a run that nobody named
         if self._expected.is_origin:
             pairs |= {name: (row[name], getattr(run, name)) for name in FIXED}
             pairs["id"] = row["storage_id"], run.key.storage_id

@@ -34,11 +34,11 @@ _RUNS_AT_ONCE = 200
 _TRIES = 5
 _STORE = "(the mirror)"
 
-Progress = Callable[[str, int], None]
-"""Called with what is being looked at, and how much of it was."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is being looked at, how much more of it was, and how much there is (0 if nobody knows)."""
 
 
-def verify_store(reader: Reader, findings: Findings, progress: Progress = lambda what, n: None) -> None:
+def verify_store(reader: Reader, findings: Findings, progress: Progress = lambda what, n, total: None) -> None:
     """Look at everything below the mirror's root. Raises StoreError if the catalog cannot be read at all."""
     damaged = _segments(reader, findings, progress)
     if "runs" in damaged:  # which everything else is counted by
@@ -72,8 +72,9 @@ def _segments(reader: Reader, findings: Findings, progress: Progress) -> set[str
 
     root = reader.layout.root
     damaged: dict[str, str] = {}
-    for file in _listed(reader):
-        progress("files", 1)
+    files = _listed(reader)
+    for file in files:
+        progress("files", 1, len(files))
         findings.count(segments=1, bytes=file.bytes)
         if not intact(reader.layout, file, deep=True):
             damaged[file.path] = file.table
@@ -97,16 +98,17 @@ def _listed(reader: Reader) -> list[FileRow]:
 
 
 def _agree(reader: Reader, findings: Findings) -> None:
-    """Catalog, snapshot and the table of runs say the same; looked at again if somebody wrote meanwhile."""
+    """Catalog, snapshot and the table of runs say the same. The catalog is read as it was at one moment, so that others
+    may go on writing."""
     for _ in range(_TRIES):
         reader.refresh()
-        sheet = findings.sheet()
         with closing(Catalog(reader.layout, read_only=True)) as catalog:
-            before = catalog.last_snapshot()[0]
+            catalog.db.execute("begin")
+            if catalog.last_snapshot()[0] != reader.snapshot.id:
+                continue
+            sheet = findings.sheet()
             listed = {file.path: (file.rows, file.sha256) for file in catalog.files()}
             _identities(reader, catalog, sheet)
-            still = catalog.last_snapshot()[0] == before == reader.snapshot.id
-        if still:
             break
     else:
         findings.doubt(_STORE, "catalog and snapshot were not compared: the mirror is being written")
@@ -222,7 +224,7 @@ def _cells(
         for path, row, step, key, kind, v, j in some:
             if not _readable(kind, j):
                 findings.differ(path, stream, row=row, step=step, key=key, here=f"{kind}: {as_json([v, j])}")
-    progress("streams", 1)
+    progress("streams", 1, 2)
 
 
 def _readable(kind: str, j: str | None) -> bool:
@@ -262,7 +264,7 @@ def _documents(db: duckdb.DuckDBPyConnection, findings: Findings, progress: Prog
                     findings.differ(path, name, key="nodes", here=f"{len(held[name].get(rid, []))} nodes",
                                     there=f"{len(nodes)} of the text that came, or others")  # fmt: skip
         findings.count(documents=2 * len(some))
-        progress("runs", len(some))
+        progress("documents", len(some), 0)
 
 
 def _nodes(db: duckdb.DuckDBPyConnection, name: str, rids: list[int]) -> dict[int, list[str]]:
@@ -310,10 +312,12 @@ def _blobs(reader: Reader, db: duckdb.DuckDBPyConnection, findings: Findings, pr
           from artifact_entries where sha256 is not null
         ) group by sha256 order by sha256
     """
+    counted = db.execute(f"select count(*) from ({query})").fetchone()
+    total = counted[0] if counted else 0
     cursor = db.execute(query)
     while some := cursor.fetchmany(1000):
         for sha256, path, md5 in some:
-            progress("blobs", 1)
+            progress("blobs", 1, total)
             findings.count(blobs=1)
             blob = blob_path(reader.layout.blobs, sha256)
             if not blob.is_file():
