@@ -131,6 +131,7 @@ def test_many_small_syncs_leave_a_mirror_like_that_of_a_large_one(tmp_path: Path
     for i in range(n):
         with Writer(many) as writer:
             put_small(writer, i)
+            writer.commit()
             writer._committer._stale = False  # mirror.duckdb is of no concern here, and costs the most
     with Writer(many) as writer:
         writer.compact()
@@ -170,11 +171,11 @@ def test_numbers_that_no_run_got_are_given_back(tmp_path: Path) -> None:
 
 GRACE_SECONDS = 4.0
 READER = """
-import sys, threading, time
+import random, sys, threading, time
 from pathlib import Path
 from mirror.store import Reader
 
-root, stop, threads, grace = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+root, stop, threads, grace, pause = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:6])
 asked, problems, slowest = [0] * threads, [], [0.0] * threads
 
 def look(me):
@@ -184,6 +185,7 @@ def look(me):
             began = time.monotonic()
             with Reader(root) as reader:
                 db = reader.connect()
+                db.execute("set enable_progress_bar = false")  # DuckDB takes `python -c` for somebody at a terminal
                 for _ in range(2):  # the state stays as it is while it is open
                     said, = db.execute("select coalesce(sum(history_rows), 0)::bigint from runs").fetchone()
                     rows, total = db.execute(
@@ -199,6 +201,11 @@ def look(me):
                 return
         asked[me] += 1
         slowest[me] = max(slowest[me], time.monotonic() - began)
+        if all(asked):
+            Path(sys.argv[6]).touch()
+        end = time.monotonic() + pause * random.random()
+        while time.monotonic() < end and not stop.exists():
+            time.sleep(0.2)
 
 workers = [threading.Thread(target=look, args=(i,)) for i in range(threads)]
 [w.start() for w in workers]
@@ -211,20 +218,31 @@ def read_beside_a_writer(root: Path, *, processes: int, threads: int, commits: i
     """Questions answered, the longest one in seconds, commits made (`commits` or more), files deleted meanwhile. Fails
     if a reader saw what never was, or lost a file within the period of grace.
 
-    Row number i holds `n` = i, so every state of the mirror is known by its number of rows.
+    Row number i holds `n` = i, so every state of the mirror is known by its number of rows. All readers have looked
+    before the writer ends. They pause so that it is not the readers who have all of the machine.
     """
     with Writer(root) as writer:
         writer.put_run(Run(KEY, name="r"))
         writer.append(KEY, "history", ['{"_step": 0, "n": 0}'])
     stop = root.with_name("stop")
-    command = [sys.executable, "-c", READER, str(root), str(stop), str(threads), str(GRACE_SECONDS)]
+    pause = processes * threads / 10
+    looked = [root.with_name(f"looked{i}") for i in range(processes)]
+    options = [str(root), str(stop), str(threads), str(GRACE_SECONDS), str(pause)]
     readers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(processes)
+        subprocess.Popen(
+            [sys.executable, "-c", READER, *options, str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for path in looked
     ]
     rows, made, deleted, end = 1, 0, 0, time.monotonic() + 120
     try:
         with Writer(root) as writer:
-            while (made < commits or not deleted) and time.monotonic() < end:
+            while time.monotonic() < end:
+                if made >= commits and deleted and all(path.exists() for path in looked):
+                    break
                 lines = [json.dumps({"_step": i, "n": i}) for i in range(rows, rows + 7)]
                 writer.append(KEY, "history", lines)
                 writer.commit()
