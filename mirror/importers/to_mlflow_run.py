@@ -37,6 +37,10 @@ _LEAST = 5000
 """Points that are worth being sent beside others of the same run."""
 _FEW = 10
 """Runs that are looked for one by one, rather than among all of an experiment."""
+_ARTIFACTS = """
+select count(*) from artifacts
+where source = ? and run_entity = ? and run_project = ? and run_id = ? and deleted_at is null
+"""
 
 Pairs = Mapping[str, str]
 
@@ -313,6 +317,10 @@ def _send_files(reader: Reader, there: There, copy: Copy, experiment: str, accou
     with asking(reader) as connection:
         query = "select name, sha256 from files where rid = ? order by 1"
         files = connection.execute(query, [row["rid"]]).fetchall()
+        named = [row[name] for name in ("source", "entity", "project", "run_id")]
+        ((artifacts,),) = connection.execute(_ARTIFACTS, named).fetchall()
+    if artifacts:
+        account.lost("artifacts", "a run's files are sent, versions of artifacts that it logged are not", artifacts)
     for name, sha256 in files:
         if sha256 is None:
             account.lost("files", f"the mirror does not hold the bytes of `{name[:100]}`")
