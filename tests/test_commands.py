@@ -138,3 +138,13 @@ def test_a_reader_leaves_nothing(root: Path, tmp_path: Path) -> None:
         subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)
     assert sorted(str(p) for p in root.rglob("*")) == before and [*(tmp_path / "tmp").iterdir()] == []
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["run_1-run1.history.csv"]
+
+
+def test_a_folder_of_logs_that_is_taken_for_an_entity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mirror sync wandb` where the SDK left `./wandb`."""
+    (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NETRC", "/dev/null")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    done = call("sync", "wandb", root=tmp_path / "m")
+    assert done.code == 1 and "Note: `wandb` names an entity; the folder of that name here is `./wandb`." in done.err

@@ -364,7 +364,8 @@ def test_the_command_for_files(place: Place) -> None:
             if ".png" in line
         ]
         asked = call("files", "rm", place.path, "*.png", stdin="n\n", root=root)
-        assert asked.code != 0 and "2 files" in asked.err and {"a.png", "dir/b.png"} <= place.there()["files"].keys()
+        assert asked.code == 1 and "2 files" in asked.err and "Nothing was removed." in asked.err
+        assert {"a.png", "dir/b.png"} <= place.there()["files"].keys()
         assert call("files", "rm", place.path, "*.jpg", "--yes", root=root).code == 1
         done = call("files", "rm", place.path, "*.png", "--yes", root=root)
         assert done.code == 0 and "2 files" in done.out

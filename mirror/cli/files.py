@@ -78,8 +78,9 @@ def rm(run: str, globs: tuple[str, ...], yes: bool, root: Path, source: str | No
     if len(chosen) > _SHOWN:
         click.echo(f"  ... and {len(chosen) - _SHOWN:,} more", err=True)
     what = f"{len(chosen):,} file{'s' * (len(chosen) != 1)} of {safe('/'.join(found.path))}"
-    if not yes:
-        click.confirm(f"Delete {what} at {safe(found.source)} for good?", abort=True, err=True)
+    if not yes and not click.confirm(f"Delete {what} at {safe(found.source)} for good?", err=True):
+        click.echo("Nothing was removed.", err=True)
+        raise click.exceptions.Exit(1)
     remove_files(found, chosen)
     click.echo(f"Deleted {what} at {safe(found.source)}.")
 

@@ -57,8 +57,9 @@ def command(paths: tuple[str, ...], root: Path, source: str | None, dry_run: boo
     if dry_run:
         click.echo(f"Would remove {what}.")
         return
-    if not yes:
-        click.confirm(f"Remove {what} from {safe(str(root))} for good?", abort=True, err=True)
+    if not yes and not click.confirm(f"Remove {what} from {safe(str(root))} for good?", err=True):
+        click.echo("Nothing was removed.", err=True)
+        raise click.exceptions.Exit(1)
 
     def shown(files: list[FileRow]) -> Iterator[FileRow]:
         with steps("purging", sum(file.bytes for file in files), unit="B") as advance:
