@@ -11,6 +11,7 @@ interpreter (`MIRROR`, `SERVE`).
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import selectors
@@ -219,6 +220,10 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
+    for made in gc.get_objects():  # the SDK makes a folder when it is imported: each process needs one of its own
+        if type(made) is tempfile.TemporaryDirectory:
+            made._finalizer.detach()  # type: ignore[attr-defined]
+            made.__init__(suffix="wandb-media")  # type: ignore[misc]
     os.chdir(request["cwd"])
     sys.argv = ["-c" if request["script"] else "mirror", *request["arguments"]]
 
