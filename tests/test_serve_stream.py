@@ -318,7 +318,10 @@ def test_readers_never_see_a_run_halfway_while_runs_come_and_go(tmp_path: Path) 
         threads += [threading.Thread(target=read) for _ in range(3)]
         for thread in threads:
             thread.start()
-        time.sleep(15)
+        time.sleep(8)
+        end = time.monotonic() + 60  # on a busy machine it takes longer until there is something to see
+        while len(acknowledged) <= 10 and time.monotonic() < end:
+            time.sleep(0.2)
         stop.set()
         for thread in threads:
             thread.join()

@@ -88,12 +88,12 @@ def test_a_run_of_ten_thousand_keys(server: Server, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_cells_of_a_megabyte(server: Server, tmp_path: Path) -> None:
     """Nothing tells how long texts are before they come; an answer that grows too long is asked for in parts."""
-    for start in range(0, 300, 5):
+    for start in range(0, 200, 5):
         rows = [{"_step": i, "loss": 0.5, "text": chr(97 + i % 26) * 1_000_000} for i in range(start, start + 5)]
-        log_run(server, "heavy", "r", rows, offset=start, finish=start == 295)
+        log_run(server, "heavy", "r", rows, offset=start, finish=start == 195)
     copy = Copy(tmp_path / "copy", server.url, server.key)
     peak = peak_mb(copy, "local/heavy")
-    print(f"peak RSS of a sync of 300 rows of 1 MB: {peak:.0f} MB")
+    print(f"peak RSS of a sync of 200 rows of 1 MB: {peak:.0f} MB")
     found = copy.sql("select count(*), sum(length(text)), count(distinct text) from history where key = 'text'")
-    assert found == [(300, 300_000_000, 26)]
+    assert found == [(200, 200_000_000, 26)]
     assert peak <= LIMIT_MB
