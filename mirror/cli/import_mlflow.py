@@ -6,10 +6,11 @@ import os
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
+from mirror.cli.console import safe, table
 from mirror.cli.options import (
     again_option,
     rehearse_option,
@@ -17,9 +18,11 @@ from mirror.cli.options import (
     suffix_option,
     workers_option,
 )
+from mirror.cli.synced import show_plan
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
+    from mirror.importers.mlflow import MlflowPlan
     from mirror.importers.places import Namespace
 
 
@@ -31,10 +34,11 @@ if TYPE_CHECKING:
 @click.option("--experiment", "experiments", multiple=True, metavar="NAME", help="Only this; may be repeated.")
 @click.option("--filter", "filter_", metavar="TEXT", help="Only runs that meet this, in MLflow's own language.")
 @click.option("--include-deleted", is_flag=True, help="What MLflow holds as deleted, too.")
-@click.option("--no-artifacts", is_flag=True, help="Leave out the bytes of artifacts.")
+@click.option("--no-artifacts", is_flag=True, help="Leave out the bytes of artifacts, and registered models.")
 @workers_option
 @again_option
 @suffix_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be fetched and sent; writes nothing.")
 @rehearse_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @root_option
@@ -52,6 +56,7 @@ def command(
     workers: int,
     again: bool,
     deleted_suffix: str | None,
+    dry_run: bool,
     rehearse: bool,
     quiet: bool,
     root: Path,
@@ -61,19 +66,21 @@ def command(
     URI is the address of a tracking server, or sqlite:///PATH of the file behind it. Each experiment becomes a project
     of the key's own entity, unless --into or --remap say otherwise. Every point of every metric is sent with its time;
     params become numbers and truth values where they are some, and keep their texts in the config under `_mlflow`, as
-    do tags, datasets and whatever else W&B has no place for. MLflow is only read. What is there is not sent again,
-    and what failed is tried again: run the same command until it ends with exit code 0.
+    do tags, datasets and whatever else W&B has no place for. Metrics that MLflow logged of the system become W&B's
+    system metrics, versions of registered models that runs made become artifacts. MLflow is only read. What is there is
+    not sent again, a run that went on is gone on with, and what failed is tried again: run the same command until it
+    ends with exit code 0.
 
     \b
     Examples:
       mirror import mlflow http://127.0.0.1:5000 --dst-base-url https://api.wandb.ai
       mirror import mlflow sqlite:///mlflow.db --dst-base-url https://wandb.example.org --into my-team/from-mlflow
+      mirror import mlflow http://127.0.0.1:5000 --dst-base-url https://api.wandb.ai --dry-run
       mirror import mlflow http://127.0.0.1:5000 --experiment "My experiment" --rehearse
     """
     from mirror.cli.progress import watching
     from mirror.cli.sending import KEY_VARIABLE, bars, rehearsal, show
     from mirror.cli.stopping import stopping
-    from mirror.importers.everything import Everything
     from mirror.importers.mlflow import MlflowImporter
     from mirror.importers.places import Namespace
 
@@ -81,6 +88,13 @@ def command(
         raise UsageError("name the server to import into, --dst-base-url URL, or --rehearse without one")
     if into and remap:
         raise UsageError("--into takes everything, --remap says where one experiment goes: leave out one of them")
+    if dry_run and rehearse:
+        raise UsageError("--dry-run sends nothing, --rehearse sends to a server of its own: leave out one of them")
+    where: _Where = {
+        "namespace": Namespace.from_path(into) if into else None,
+        "incremental": not again,
+        "remapping": dict(_remapped(text) for text in remap),
+    }
     stop = ctx.ensure_object(threading.Event)
     with ExitStack() as stack:
         url, key, ledger = (
@@ -103,14 +117,31 @@ def command(
                 stop=stop,
                 ledger=ledger,
             )
-            totals = importer.import_runs(
-                artifacts=not no_artifacts,
-                namespace=Namespace.from_path(into) if into else None,
-                incremental=not again,
-                remapping=dict(_remapped(text) for text in remap),
-            )
-        show(Everything({"runs": totals}), url, quiet=quiet)
-    ctx.exit(int(not totals.ok))
+            plan = importer.plan(**where) if dry_run else None
+            done = importer.import_everything(artifacts=not no_artifacts, **where) if plan is None else None
+        for notice in importer.notices if not quiet else ():
+            click.echo(safe(f"Note: {notice}"), err=True)
+        if done is not None:
+            show(done, url, quiet=quiet)
+            ctx.exit(int(not done.ok))
+    assert plan is not None
+    ctx.exit(_show(plan))
+
+
+class _Where(TypedDict):
+    namespace: Namespace | None
+    incremental: bool
+    remapping: dict[str, Namespace]
+
+
+def _show(plan: MlflowPlan) -> int:
+    """What would be fetched, and what would be sent where."""
+    for message in plan.errors:
+        click.echo(safe(f"Error: {message}"), err=True)
+    show_plan(plan.fetch)
+    names = ["experiment", "becomes", "runs to send", "there already"]
+    table(names, [[name, place.path, *counts] for name, place, *counts in plan.send])
+    return int(bool(plan.errors))
 
 
 def _remapped(text: str) -> tuple[str, Namespace]:

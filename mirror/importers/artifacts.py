@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,7 @@ from mirror.importers.places import Namespace, RunName
 from mirror.importers.push import PushProgress
 from mirror.importers.references import Leading, References, storage_id_of
 from mirror.importers.run import Destination
-from mirror.importers.versions import MirroredArtifact, entries_of, versions_of
-from mirror.query.sql import asking
+from mirror.importers.versions import MirroredArtifact, collections_of, entries_of, versions_of
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry
 from mirror.store.blobs import blob_path
 from mirror.wandb.artifact_writing import (
@@ -75,6 +75,7 @@ def push_artifacts(
     places: Mapping[Namespace, Namespace],
     *,
     run_name: Callable[[RunName], RunName] = lambda run: run,
+    of_runs: Collection[str] | None = None,
     incremental: bool = True,
     ledger_folder: Path | None = None,
     progress: PushProgress | None = None,
@@ -82,10 +83,10 @@ def push_artifacts(
     """Send the artifacts of a mirrored project to `places[here]`.
 
     `run_name` says what a run is called there; a run that is not there cannot be named as the one that logged or used
-    an artifact, which is noted. What was sent before and has not changed is left alone if `incremental`. A version
-    that fails leaves the others alone.
+    an artifact, which is noted. `of_runs` leaves out what others than these logged. What was sent before and has not
+    changed is left alone if `incremental`. A version that fails leaves the others alone.
     """
-    held = list(versions_of(reader, source, here))
+    held = [m for m in versions_of(reader, source, here) if of_runs is None or m.artifact.run_id in of_runs]
     if not held:
         return Totals()
     leading = there.leading or Leading(
@@ -119,6 +120,8 @@ def _push(
     wanted = _wanted(mirrored.artifact, at.namespace)
     entries = list(_rewritten(mirrored.artifact, entries_of(reader, mirrored), at, there, account))
     logged_by = _logged_by(mirrored.artifact, at, account)
+    if mirrored.lacking:
+        account.lost("files", mirrored.lacking)
     shown = at.find(wanted)
     ids = _ids(mirrored.artifact, wanted, there, at)
     if shown is None:
@@ -161,7 +164,11 @@ def _make(
 ) -> str:
     """Make the version, to be known by all of `ids`; returns its storage id. `sent` is told of bytes as they go."""
     blobs = reader.layout.blobs
-    absent = [e.path for e in entries if e.ref is None and not (e.sha256 and blob_path(blobs, e.sha256).is_file())]
+    absent = [
+        e.path
+        for e in entries
+        if e.ref is None and e.sha256 not in mirrored.texts and not (e.sha256 and blob_path(blobs, e.sha256).is_file())
+    ]
     if absent:
         raise MirrorError(
             f"the mirror does not hold the bytes of {len(absent)} of {len(entries)} entries (`{absent[0]}`, ...): sync "
@@ -170,14 +177,19 @@ def _make(
 
     def bytes_of(entry: ArtifactEntry) -> Path:
         assert entry.sha256 is not None
-        return blob_path(blobs, entry.sha256)
+        if (text := mirrored.texts.get(entry.sha256)) is None:
+            return blob_path(blobs, entry.sha256)
+        path = Path(folder, entry.sha256)
+        path.write_bytes(text)
+        return path
 
     client = there.client
     draft = create_artifact(client, wanted, run_id=run_id, ids=ids[0], patience=there.patience)
     if not draft.committed:
-        upload_artifact(
-            client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience, sent=sent
-        )
+        with tempfile.TemporaryDirectory(prefix="mirror-artifact-") as folder:
+            upload_artifact(
+                client, wanted, draft.storage_id, entries, bytes_of, run_id=run_id, patience=there.patience, sent=sent
+            )
     for more in ids[1:]:  # one that is there is known under these, too
         create_artifact(client, wanted, run_id=run_id, ids=more, patience=there.patience)
     return draft.storage_id
@@ -326,22 +338,16 @@ def _describe(
     reader: Reader, source: str, here: Namespace, there: Destination, at: _Place, names: set[str]
 ) -> list[str]:
     """Give collections their descriptions and tags; returns what went wrong."""
-    with asking(reader) as connection:
-        held = connection.execute(
-            "select collection, description, tags from artifact_collections where source = ? and entity = ? "
-            "and project = ? and deleted_at is null",
-            [source, here.entity, here.project],
-        ).fetchall()
     try:
         listed, _ = list_collections(there.client, at.namespace.entity, at.namespace.project)
         shown = {c.collection: c for c in listed}
-        for name, description, tags in held:
+        for name, description, tags in collections_of(reader, source, here):
             copy = shown.get(name)
             if copy is None or name not in names:
                 continue
             if description and copy.description != description:
                 describe_collection(there.client, copy.key.storage_id, description)
-            if missing := set(tags or ()) - set(copy.tags):
+            if missing := set(tags) - set(copy.tags):
                 tag_collection(there.client, at.namespace.entity, at.namespace.project, name, missing)
     except SourceError as e:
         return [f"collections of {here.path}: {e}"]

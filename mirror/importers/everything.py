@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
@@ -54,11 +55,13 @@ def push_everything(
     kinds: Collection[str] = KINDS,
     whole: Sequence[WandbPath] | None = None,
     source: str | None = None,
+    of_runs: Collection[str] | None = None,
     progress: PushProgress | None = None,
     stop: threading.Event | None = None,
 ) -> Everything:
     """Send runs, and with them what else their projects hold; also projects without runs that `whole` names (all of
-    the mirror's, if it names none; of `source` alone, if that is given). Raises UsageError as `push_runs` does."""
+    the mirror's, if it names none; of `source` alone, if that is given). `of_runs` leaves out artifacts
+    that others than these logged. Raises UsageError as `push_runs` does."""
     stop = stop or there.client.transport.budget.stop
     found: dict[str, Totals] = {}
     projects = _projects(reader, rids, whole, source)
@@ -69,7 +72,8 @@ def push_everything(
     errors = [error for project in projects if (error := _make(there, project, options.place(project.here)))]
     renamed: dict[RunName, str] = {}
     if "runs" in kinds:
-        found["runs"] = push_runs(reader, rids, there, options, progress=progress, stop=stop)
+        sweeps_of = {(p.source, p.here): options.place(p.here) for p in projects} if whole is not None else None
+        found["runs"] = push_runs(reader, rids, there, options, whole=sweeps_of, progress=progress, stop=stop)
         renamed = found["runs"].renamed
 
     def run_name(run: RunName) -> RunName:
@@ -77,7 +81,7 @@ def push_everything(
         return place.entity, place.project, renamed.get(run, run[2])
 
     places = {project.here: options.place(project.here) for project in projects}
-    for kind, push in (("artifacts", push_artifacts), ("reports", push_reports)):
+    for kind, push in (("artifacts", partial(push_artifacts, of_runs=of_runs)), ("reports", push_reports)):
         for project in _in_order(reader, projects) if kind == "artifacts" and kind in kinds else projects:
             if kind in kinds and not stop.is_set():
                 totals = push(

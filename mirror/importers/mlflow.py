@@ -6,14 +6,16 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mirror.errors import UsageError
 from mirror.importers.account import Totals
+from mirror.importers.everything import Everything, push_everything
 from mirror.importers.places import Namespace
-from mirror.importers.push import PushOptions, PushProgress, push_runs
+from mirror.importers.push import PushOptions, PushProgress, plan
 from mirror.importers.run import Destination
 from mirror.importers.server import opened
 from mirror.query.sql import asking
@@ -21,10 +23,10 @@ from mirror.sources.mlflow.road import PREFIX, open_road
 from mirror.sources.mlflow.source import ENTITY, MlflowSource
 from mirror.store import Reader
 from mirror.store.layout import default_root
-from mirror.sync.folders import sync_folders
+from mirror.sync.folders import plan_folders, sync_folders
 from mirror.sync.progress import Progress
 from mirror.sync.project import Options
-from mirror.sync.session import Result
+from mirror.sync.session import Planned, Result
 from mirror.sync.wanted import WantedBytes
 
 _REFUSED = re.compile(r"[/\\#?%:\x00-\x1f\x7f]+")
@@ -42,6 +44,16 @@ class MlflowRun:
     def run_id(self) -> str:
         """MLflow's id of the run, which is its id in W&B, too."""
         return str(self.run["run_id"] if isinstance(self.run, Mapping) else self.run.info.run_id)
+
+
+@dataclass(frozen=True)
+class MlflowPlan:
+    """What an import would do: what would be fetched of each experiment, and (experiment, place, runs that would be
+    sent, runs that are there already)."""
+
+    fetch: Sequence[Planned]
+    send: Sequence[tuple[str, Namespace, int, int]]
+    errors: Sequence[str]
 
 
 class MlflowImporter:
@@ -87,6 +99,8 @@ class MlflowImporter:
         self._sync_progress = sync_progress or Progress()
         self._ledger = ledger
         self._ids: list[str] = []
+        self.notices: list[str] = []
+        """What is to be known of MLflow's, once it was read: what of it is not mirrored."""
 
     @property
     def source(self) -> str:
@@ -111,37 +125,97 @@ class MlflowImporter:
         incremental: bool = True,
         remapping: Mapping[str, Namespace] | None = None,
     ) -> Totals:
-        """Import runs, all that were chosen if none are named; with `artifacts` also the bytes of theirs.
+        """Import runs, all that were chosen if none are named; with `artifacts` also the bytes of theirs, and the
+        versions of registered models that they made.
 
         Everything goes into `namespace`. Without one each experiment becomes a project of the key's own entity, under
         its name without what W&B takes in none (`/` and the like), or goes where `remapping` says by its name.
         """
+        done = self.import_everything(runs, artifacts, namespace, incremental=incremental, remapping=remapping)
+        totals = done.kinds["runs"]
+        for kind, others in done.kinds.items():
+            if kind != "runs":
+                totals.failures += others.failures
+                totals.errors += others.errors
+        return totals
+
+    def import_everything(
+        self,
+        runs: Iterable[MlflowRun] | None = None,
+        artifacts: bool = True,
+        namespace: Namespace | None = None,
+        *,
+        incremental: bool = True,
+        remapping: Mapping[str, Namespace] | None = None,
+    ) -> Everything:
+        """`import_runs`, which tells of runs and of artifacts, each by itself."""
         wanted = None if runs is None else {run.run_id() for run in runs}
         result = self.sync(artifacts=artifacts)
-        with (
-            Reader(self.root) as reader,
-            opened(
-                self.dst_base_url, self._key, workers=self._workers, stop=self.stop, deleted_suffix=self._suffix
-            ) as there,
-        ):
+        with Reader(self.root) as reader, self._opened() as there:
             rows = [row for row in self._rows(reader) if wanted is None or row["run_id"] in wanted]
-            places = self.places(there, {row["project"] for row in rows}, remapping or {}) if namespace is None else {}
-            options = PushOptions(self._workers, incremental, places, namespace, self._ledger)
-            totals = push_runs(
-                reader, [row["rid"] for row in rows], there, options, progress=self._progress, stop=self.stop
+            found = {row["run_id"] for row in rows}
+            places = {} if namespace else self.places(there, {row["project"] for row in rows}, remapping or {})
+            done = push_everything(
+                reader,
+                [row["rid"] for row in rows],
+                there,
+                PushOptions(self._workers, incremental, places, namespace, self._ledger),
+                kinds=("runs", "artifacts") if artifacts else ("runs",),
+                source=self.source,
+                of_runs=found,
+                progress=self._progress,
+                stop=self.stop,
             )
-        totals.errors += _problems(result)
-        for run_id in sorted((wanted or set()) - {row["run_id"] for row in rows}):
-            totals.errors.append(f"`{self.source}` has no run `{run_id}` among those that were chosen")
-        return totals
+        errors = done.kinds["runs"].errors
+        errors += _problems(result)
+        for run_id in sorted((wanted or set()) - found):
+            errors.append(f"`{self.source}` has no run `{run_id}` among those that were chosen")
+        return done
+
+    def plan(
+        self,
+        namespace: Namespace | None = None,
+        *,
+        incremental: bool = True,
+        remapping: Mapping[str, Namespace] | None = None,
+    ) -> MlflowPlan:
+        """What an import would do. Writes nothing; the mirror need not exist. Raises a SourceError if MLflow cannot be
+        read or the destination refuses the key."""
+        source = self._listing()
+        fetch, result = plan_folders(self.root, source, Options())
+        listed = {name: ids for name, ids in sorted(source.listed.items()) if ids}
+        self._ids = [run_id for ids in listed.values() for run_id in ids]
+        stale = {wanted.key.run_id for p in fetch for wanted in (*p.plan.new, *p.plan.changed)}
+        done: set[str] = set()
+        with self._opened() as there, ExitStack() as stack:
+            places = {} if namespace else self.places(there, listed, remapping or {})
+            if self.root.exists():
+                reader = stack.enter_context(Reader(self.root))
+                options = PushOptions(self._workers, incremental, places, namespace, self._ledger)
+                planned = plan(reader, [row["rid"] for row in self._rows(reader)], there, options)
+                done = {p.run.row["run_id"] for p in planned if p.done} - stale
+        send = []
+        for name, ids in listed.items():
+            there_already = len(done.intersection(ids))
+            place = namespace or places[Namespace(ENTITY, name)]
+            send.append((name, place, len(ids) - there_already, there_already))
+        self.notices = source.notices
+        return MlflowPlan(fetch, send, result.errors)
 
     def sync(self, *, artifacts: bool = True) -> Result:
         """From MLflow into the mirror; notes which runs were chosen."""
-        source = _Noting(self._road, **self._chosen)
+        source = self._listing()
         options = Options(bytes=WantedBytes(everything=artifacts))
         result = sync_folders(self.root, source, options, progress=self._sync_progress, stop=self.stop)
-        self._ids = source.listed
+        self._ids = [run_id for ids in source.listed.values() for run_id in ids]
+        self.notices = source.notices
         return result
+
+    def _listing(self) -> _Noting:
+        return _Noting(self._road, **self._chosen)
+
+    def _opened(self) -> AbstractContextManager[Destination]:
+        return opened(self.dst_base_url, self._key, workers=self._workers, stop=self.stop, deleted_suffix=self._suffix)
 
     def places(
         self, there: Destination, experiments: Iterable[str], remapping: Mapping[str, Namespace]
@@ -175,17 +249,15 @@ class MlflowImporter:
 
 
 class _Noting(MlflowSource):
-    """Notes the runs it lists."""
-
-    listed: list[str]
+    """Notes the runs it lists, by experiment."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.listed = []
+        self.listed: dict[str, list[str]] = {}
 
-    def listing(self, *args: Any, **options: Any) -> Any:
-        found = super().listing(*args, **options)
-        self.listed += [run.key.run_id for run in found.runs]
+    def listing(self, entity: str, project: str, *args: Any, **options: Any) -> Any:
+        found = super().listing(entity, project, *args, **options)
+        self.listed[project] = [run.key.run_id for run in found.runs]
         return found
 
 

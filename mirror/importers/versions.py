@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError
+from mirror.importers.mlflow_models import collection_name, model_versions, tags_of
 from mirror.importers.places import Namespace
 from mirror.query.sql import asking
 from mirror.records import Artifact, ArtifactEntry, ArtifactUse, ItemKey, manifest_digest
@@ -21,10 +22,13 @@ EXPORTS = "wandb-history"
 
 @dataclass(frozen=True)
 class MirroredArtifact:
-    """A version as the mirror holds it; `rid` is its number."""
+    """A version as the mirror holds it; `rid` is its number, `lacking` what is to be said of bytes it is without,
+    `texts` are bytes that no file of the mirror has, by SHA-256."""
 
     rid: int
     artifact: Artifact
+    lacking: str | None = None
+    texts: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -39,6 +43,11 @@ class MirroredArtifact:
 def versions_of(reader: Reader, source: str, here: Namespace) -> Iterator[MirroredArtifact]:
     """The versions of a project that are there, in the order in which they can be made: each sequence in its order,
     and what others refer to before them."""
+    if source.startswith("mlflow:"):
+        yield from (
+            MirroredArtifact(m.rid, m.artifact, m.lacking, m.texts) for m in model_versions(reader, source, here)
+        )
+        return
     with asking(reader) as connection:
         cursor = connection.execute(
             "select * from raw.artifacts_live where source = ? and entity = ? and project = ? and deleted_at is null "
@@ -81,8 +90,23 @@ def _artifact(row: Mapping[str, Any], uses: Sequence[ArtifactUse]) -> Artifact:
     )  # fmt: skip
 
 
+def collections_of(reader: Reader, source: str, here: Namespace) -> list[tuple[str, str | None, list[str]]]:
+    """Name, description and tags of the collections of a project."""
+    with asking(reader) as connection:
+        held: list[tuple[str, str | None, list[str]]] = connection.execute(
+            "select collection, description, coalesce(tags, []) from artifact_collections where source = ? "
+            "and entity = ? and project = ? and deleted_at is null",
+            [source, here.entity, here.project],
+        ).fetchall()
+    if source.startswith("mlflow:"):
+        return [(collection_name(name), description, tags_of(tags)) for name, description, tags in held]
+    return held
+
+
 def entries_of(reader: Reader, mirrored: MirroredArtifact) -> list[ArtifactEntry]:
     """The entries of a version. Raises MirrorError if they are not those of its digest."""
+    if mirrored.artifact.entries is not None:
+        return list(mirrored.artifact.entries)
     with asking(reader) as connection:
         rows = connection.execute(
             "select e.path, e.digest, e.size, e.ref, e.birth_id, e.extra, e.sha256 from raw.artifact_entries e "
