@@ -133,12 +133,12 @@ def _nursery(modules: tuple[str, ...]) -> socket.socket:
     """The one of this process with these modules; it ends when the socket is closed, as when this process ends."""
     place = os.getpid(), modules
     if place not in _nurseries:
+        path = [str(Path(mirror.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         mine, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno()), *modules],
-                env=os.environ
-                | {"PYTHONPATH": str(Path(mirror.__file__).parents[1]), "WANDB_ERROR_REPORTING": "false"},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "WANDB_ERROR_REPORTING": "false"},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
