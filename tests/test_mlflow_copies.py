@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commanding import call
+from liar import Request
 from mlflow_points import SYSTEM, from_client, named, there
 from serving import Server, serving
+from syncing import proxied
 
 from mirror.importers.account import Totals
-from mirror.importers.mlflow import MlflowImporter
+from mirror.importers.mlflow import MlflowImporter, MlflowRun
 from mirror.importers.places import Namespace
+from mirror.store import Reader
 
 pytest.importorskip("mlflow")
 from mlflow import MlflowClient
@@ -115,3 +124,171 @@ def test_a_run_that_went_on_is_gone_on_with(lab: Lab) -> None:
     assert (totals.done, totals.skipped) == (0, 1)
     totals = lab.send("went on", incremental=False)  # looked through once more, and nothing is missing
     assert totals.ok and lab.copy("went on", run_id).history(samples=1_000_000, pandas=False) == before
+
+
+def ask(root: Path, query: str) -> list[tuple[Any, ...]]:
+    with Reader(root) as reader:
+        return reader.connect().execute(query).fetchall()
+
+
+def command(*args: str, code: int = 0) -> str:
+    """What a command says, on both outputs."""
+    done = call(*args)
+    assert done.code == code and "Traceback" not in done.err and "unexpected" not in done.err, done.out + done.err
+    return done.out + done.err
+
+
+def test_model_versions_become_artifacts(lab: Lab, tmp_path: Path) -> None:
+    import wandb
+
+    client, server = lab.client, lab.server
+    runs = [lab.run("models") for _ in range(2)]
+    for i, run_id in enumerate(runs):
+        lab.log(run_id, [(T0, 0, "loss", float(i))])
+        client.log_text(run_id, f"weights {i}", "m/data/weights.bin")
+        client.log_text(run_id, "flavors: {}", "m/MLmodel")
+    client.create_registered_model("My ☃ model", tags={"area": "vision"}, description="all of it")
+    first = client.create_model_version(
+        "My ☃ model", f"runs:/{runs[0]}/m", runs[0], tags={"k": "v w"}, description="one"
+    )
+    client.create_model_version("My ☃ model", f"{client.get_run(runs[1]).info.artifact_uri}/m", runs[1])
+    client.create_model_version("My ☃ model", f"runs:/{runs[1]}/m", runs[1])  # the same files once more
+    client.create_model_version("My ☃ model", "s3://bucket/elsewhere", runs[1])
+    client.set_registered_model_alias("My ☃ model", "champion", "2")
+    client.transition_model_version_stage("My ☃ model", "1", "Production")
+
+    importer = MlflowImporter(lab.uri, server.url, server.key, root=tmp_path / "m", experiments=["models"])
+    done = importer.import_everything(namespace=Namespace("tester", "models"))
+    assert done.ok, (done.failures, done.errors)
+    sent = done.kinds["artifacts"]
+    assert (sent.done, sent.counts["artifacts"], sent.counts["entries"]) == (4, 4, 10)
+    assert sent.notes["lost", "files"][:2] == (1, 1)
+    api = wandb.Api(overrides={"base_url": server.url}, api_key=server.key)
+    (collection,) = api.artifact_type("model", "tester/models").collections()
+    assert collection.description == "all of it" and collection.tags == ["area vision"]
+    copies = sorted(collection.artifacts(), key=lambda copy: int(copy.version[1:]))
+    assert [copy.logged_by().id for copy in copies] == [runs[0], runs[1], runs[1], runs[1]]
+    assert [set(copy.aliases) for copy in copies] == [{"production"}, {"champion"}, set(), {"latest"}]
+    assert [copy.metadata["mlflow"]["version"] for copy in copies] == [1, 2, 3, 4]
+    about = copies[0].metadata["mlflow"]
+    assert (about["name"], about["tags"], about["source"]) == ("My ☃ model", ["k=v w"], first.source)
+    assert (copies[0].description, copies[0].tags) == ("one", ["k v w"])
+    for i, copy in enumerate(copies[:3]):
+        folder = Path(copy.download(root=str(tmp_path / f"v{i}"), skip_cache=True))
+        assert (folder / "data" / "weights.bin").read_text() == f"weights {min(i, 1)}"
+        assert (folder / "MLmodel").read_text() == "flavors: {}"
+        which = json.loads((folder / "mlflow-model-version.json").read_text())
+        assert (which["name"], which["version"], which["run_id"]) == ("My ☃ model", i + 1, runs[min(i, 1)])
+    assert list(copies[3].manifest.entries) == ["mlflow-model-version.json"]
+
+    again = importer.import_everything(namespace=Namespace("tester", "models"))
+    assert again.ok and (again.kinds["artifacts"].done, again.kinds["artifacts"].skipped) == (0, 4)
+    client.set_registered_model_alias("My ☃ model", "champion", "3")
+    client.update_model_version("My ☃ model", "3", "three")
+    again = importer.import_everything(namespace=Namespace("tester", "models"))
+    assert again.ok and (again.kinds["artifacts"].done, again.kinds["artifacts"].skipped) == (2, 2)
+    api = wandb.Api(overrides={"base_url": server.url}, api_key=server.key)
+    copy = api.artifact(f"tester/models/{collection.name}:champion")
+    assert (copy.version, copy.description) == ("v2", "three")
+    one = importer.import_everything(
+        [MlflowRun({"run_id": runs[0]})], namespace=Namespace("tester", "one"), incremental=False
+    )
+    assert one.ok and one.kinds["artifacts"].done == 1  # those of the others are not asked for
+    none = importer.import_everything(artifacts=False, namespace=Namespace("tester", "none"))
+    assert none.ok and list(none.kinds) == ["runs"]
+
+
+def test_a_plan_writes_nothing(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRROR_DST_API_KEY", lab.server.key)
+    root = tmp_path / "m"
+    runs = [lab.run("plan/me") for _ in range(3)]
+    lab.log(runs[0], [(T0 + i, i, "loss", 1.0) for i in range(7)])
+    args = ["import", "mlflow", lab.uri, "--dst-base-url", lab.server.url, "--mirror", str(root)]
+    args += ["--experiment", "plan/me"]
+
+    def planned(*more: str) -> list[list[str]]:
+        said = command(*args, "--dry-run", *more)
+        return [line.split() for line in said.splitlines() if "plan/me" in line]
+
+    fetch, send = planned()
+    assert fetch[:6] == ["mlflow/plan/me", "3", "0", "0", "0", "0"] and send == ["plan/me", "local/plan-me", "3", "0"]
+    assert not root.exists() and not lab.server.graphql('{ project(name: "plan-me") { name } }')["project"]
+    command(*args)
+    assert planned()[1][-3:] == ["local/plan-me", "0", "3"]
+    assert planned("--into", "tester/other")[1][-3:] == ["tester/other", "3", "0"]
+    lab.log(runs[1], [(T0, 0, "loss", 1.0)])
+    lab.run("plan/me")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    fetch, send = planned()
+    assert fetch[1:4] == ["1", "1", "2"] and send[-3:] == ["local/plan-me", "2", "2"]
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
+    assert "leave out one of them" in command(*args[:3], "--dry-run", "--rehearse", code=2)
+
+
+def test_experiments_that_are_renamed_or_deleted(lab: Lab, tmp_path: Path) -> None:
+    """Nothing vanishes: what MLflow has no more is marked, what it calls otherwise is there under its new name."""
+    root = tmp_path / "m"
+    run_id, other = lab.run("old name"), lab.run("goes away")
+    for one in (run_id, other):
+        lab.log(one, [(T0 + i, i, "loss", float(i)) for i in range(5)])
+    named = ["--experiment", "old name", "--experiment", "goes away"]
+    command("sync", f"mlflow:{lab.uri}", *named, "--mirror", str(root))
+    experiment = lab.client.get_run(run_id).info.experiment_id
+    lab.client.rename_experiment(experiment, "new name")
+    lab.client.delete_experiment(lab.client.get_run(other).info.experiment_id)
+
+    args = ["sync", f"mlflow:{lab.uri}", "--mirror", str(root)]
+    assert "deleted" not in command(*args)  # one listing that lacks it may be wrong
+    assert "are gone at the source, and are kept as they are" in command(*args, code=1)
+    said = command(*args, "--accept-deletions")
+    assert "goes away: deleted at the source, kept in the mirror" in said
+    gone = "select project from projects where deleted_at is not null order by 1"
+    assert ask(root, gone) == [("goes away",), ("old name",)]
+    names = dict(ask(root, "select run_id, project from runs"))
+    assert (names[run_id], names[other]) == ("new name", "goes away")  # what it held is held
+    assert ask(root, f"select count(*) from history where run_id in ('{run_id}', '{other}') and key = 'loss'") == [
+        (10,)
+    ]
+    lab.client.restore_experiment(lab.client.get_run(other).info.experiment_id)
+    command(*args)
+    assert ask(root, gone) == [("old name",)]
+    totals = lab.send("new name")
+    assert totals.ok and totals.done == 1
+    lab.check("new name", run_id)
+
+
+def test_killed_and_gone_on_with(lab: Lab, tmp_path: Path) -> None:
+    """An import of a run that went on, killed at one request after another: nothing is doubled or missing."""
+    rng = random.Random(3)
+    run_id = lab.run("killed")
+    lab.log(run_id, [(T0 + 10 * i, i, f"k{k}", i / 7 + k) for i in range(300) for k in range(3)])
+    assert lab.send("killed").ok
+    mirror = [sys.executable, "-c", "import sys; sys.argv[0] = 'mirror'; from mirror.cli import main; main()"]
+    killed, seen = 0, 0
+    with proxied(lab.server) as proxy:
+
+        def count(request: Request) -> None:
+            nonlocal seen
+            seen += 1
+            time.sleep(0.03)
+
+        proxy.before = count
+        args = ["import", "mlflow", lab.uri, "--dst-base-url", proxy.url, "--into", "tester/killed", "-q"]
+        args += ["--experiment", "killed", "--mirror", str(lab.root)]
+        for turn in range(5):
+            points = [
+                (T0 + rng.randrange(9000), rng.randrange(900), f"k{rng.randrange(5)}", rng.random()) for _ in "x" * 99
+            ]
+            lab.log(run_id, [*points, (T0 + 5000 + turn, turn, "system/cpu_utilization_percentage", 1.5)])
+            at = seen + 4 + 2 * turn  # after the run was made anew, read back, sent in parts
+            process = subprocess.Popen([*mirror, *args], env=os.environ | {"MIRROR_DST_API_KEY": lab.server.key})
+            deadline = time.monotonic() + 60
+            while process.poll() is None and seen < at and time.monotonic() < deadline:
+                time.sleep(0.002)
+            killed += process.poll() is None
+            process.kill()
+            process.wait(30)
+    assert killed >= 3
+    totals = lab.send("killed")
+    assert totals.ok, totals.failures
+    lab.check("killed", run_id)
