@@ -322,12 +322,18 @@ def test_what_was_sent_is_found_under_the_names_the_ledger_tells(
     names = ("runs", "runs under another name", "sweeps", "runs in copies of sweeps", "reports", "rows")
     assert [compared[name] for name in names] == [3, 1, 1, 2, 1, 7]
     assert "left out" in done.err
+    # A sweep that no run was sent of yet goes, too; verified before that, it is missing.
+    server.graphql(SWEEP.replace("items", "life"), c=config)
+    copy.sync("local/life")
+    done, found = verify("--against", there.url)
+    assert [(one["stream"], one["here"]) for one in found["against"]["listed"]] == [("sweeps", "the sweep")]
+    assert call(*push, root=copy.root).code == 0 and verify("--against", there.url)[0].code == 0
     # Elsewhere than the ledger says, there is nothing.
     done, found = verify("local/life", "--against", there.url, "--remap", "local/life=local/nowhere")
     assert done.code == 1 and found["against"]["listed"][0]["key"] == "local/nowhere"
 
     held = there.graphql(THERE)["project"]
-    (made,) = [edge["node"] for edge in held["sweeps"]["edges"]]
+    made = next(e["node"] for e in held["sweeps"]["edges"] if e["node"]["description"].endswith(sweep["name"]))
     assert made["name"] != sweep["name"] and made["config"] == config
     there.graphql(CHANGE_SWEEP, id=made["id"], c=config.replace("2", "3"), s="STOPPED")
     there.upsert("new", "one", sweep="")

@@ -6,7 +6,7 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,10 +84,12 @@ def push_runs(
     there: Destination,
     options: PushOptions,
     *,
+    whole: Mapping[tuple[str, Namespace], Namespace] | None = None,
     progress: PushProgress | None = None,
     stop: threading.Event | None = None,
 ) -> Totals:
     """Send runs; returns what became of them. A run that fails leaves the others alone; run it again to try again.
+    Sweeps of their projects go with them, and those of the projects in `whole` (by source), even without runs.
 
     Raises UsageError if a run would be sent to where it came from, or two of them to one place.
     """
@@ -108,9 +110,8 @@ def push_runs(
         if p.done:
             totals.add(Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint(), skipped=True))
             note_name(p, p.name)
-    copies, errors = copy_sweeps(
-        reader, there.client, {(p.run.row["source"], p.run.namespace): p.place for p in waiting}
-    )
+    places = {(p.run.row["source"], p.run.namespace): p.place for p in waiting}
+    copies, errors = copy_sweeps(reader, there.client, {**places, **(whole or {})})
     references = References(reader, there.client.source, options.place)
     there = replace(there, sweeps=copies, leading=there.leading or Leading(references, there.client, reader))
     totals.errors += errors
@@ -196,14 +197,14 @@ def plan(
         success = ledger.success(row["source"], row["storage_id"], there.client.source, p.place.path)
         if success is not None and success.fingerprint == p.run.fingerprint():
             by_place.setdefault(p.place, []).append((replace(p, name=success.name), success))
-    done: set[int] = set()
+    done: dict[int, Planned] = {}
     for place, sent in by_place.items():
         held = held_runs(there.client, place.entity, place.project, [p.name for p, _ in sent])
         for p, success in sent:
             copy, counts = held[p.name], success.counts
             if copy and copy.history == counts["history"] and copy.system in (None, counts["system"]):
-                done.add(p.run.rid)
-    return [replace(p, done=p.run.rid in done) for p in found]
+                done[p.run.rid] = replace(p, done=True)
+    return [done.get(p.run.rid, p) for p in found]
 
 
 def _planned(reader: Reader, rids: Sequence[int], options: PushOptions) -> Iterator[Planned]:
