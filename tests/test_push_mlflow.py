@@ -101,38 +101,43 @@ def rows_of(seed: int, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+def keys_of(server: Tracking, run: Any, folder: Path) -> dict[str, str]:
+    """The keys of metrics that are called otherwise there."""
+    if "mirror/keys.json" not in {file.path for file in server.client.list_artifacts(run.info.run_id, "mirror")}:
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    local = server.client.download_artifacts(run.info.run_id, "mirror/keys.json", str(folder))
+    held: dict[str, str] = json.loads(Path(local).read_text())
+    return held
+
+
 def named(server: Tracking, run: Any, folder: Path) -> Counter[Point]:
     """The points that are there, under the keys that they had."""
-    paths = {file.path for file in server.client.list_artifacts(run.info.run_id, "mirror")}
-    keys: dict[str, str] = {}
-    if "mirror/keys.json" in paths:
-        folder.mkdir(parents=True, exist_ok=True)
-        local = server.client.download_artifacts(run.info.run_id, "mirror/keys.json", str(folder))
-        keys = json.loads(Path(local).read_text())
+    keys = keys_of(server, run, folder)
     return Counter((at, step, keys.get(name, name), number) for at, step, name, number in server.points(run).elements())
 
 
 def test_hostile_rows_arrive_point_by_point_and_come_back(server: Tracking, tmp_path: Path) -> None:
-    runs = {f"r{i}": rows_of(i, count) for i, count in enumerate([0, 1, 7, 40, 40, 40, 60, 60])}
+    runs = {f"r{i}": rows_of(i, count) for i, count in enumerate([0, 1, 7, 30, 30, 40])}
     root = tmp_path / "m"
     mirrored(root, "hostile", runs, config='{"a/b": {"value": 1}, "a": {"value": {"b": "☃"}}, "": {"value": null}}')
     said = push(root, server.url)
     copies = server.copies("team/hostile")
     assert len(copies) == len(runs)
-    points = 0
+    there = Counter[tuple[str, int, int, str, str]]()
     for run_id, rows in runs.items():
         copy = copies[f"team/hostile/{run_id}"]
-        assert named(server, copy, tmp_path) == expected(rows), run_id
+        points, keys = server.points(copy), keys_of(server, copy, tmp_path)
+        assert Counter((at, step, keys.get(k, k), v) for at, step, k, v in points.elements()) == expected(rows), run_id
         assert copy.data.params == {"a/b": "1", "a/b 2": "☃", "_": "null"}
-        points += sum(server.points(copy).values())
-        for name, held in copy.data.metrics.items():
-            history = server.client.get_metric_history(copy.info.run_id, name)
-            latest = max(history, key=lambda m: (m.step, m.timestamp, m.value == m.value, m.value))
-            if held == held:
-                assert held == latest.value, name
-    assert f"compared: {points:,} points of 8 runs" in said.err
+        for name, held in copy.data.metrics.items():  # the last point, which MLflow keeps beside all; NaN counts as 0
+            listed = [(step, at, 0.0 if v == "nan" else float(v), v) for at, step, key, v in points if key == name]
+            assert text(held) in {v for *order, v in listed if order == list(max(listed)[:3])}, name
+        there.update((run_id, *point) for point in points.elements())
+    points_sent = there.total()
+    assert f"compared: {points_sent:,} points of 6 runs" in said.err
     counts = [line["counts"]["points"] for line in lines(root, "successes")]
-    assert sum(counts) == points
+    assert sum(counts) == points_sent
 
     back = tmp_path / "back"
     assert call("sync", f"mlflow:{server.url}", "--experiment", "team/hostile", root=back).code == 0
@@ -143,9 +148,7 @@ def test_hostile_rows_arrive_point_by_point_and_come_back(server: Tracking, tmp_
                 at, step = round(row.pop("_timestamp") * 1000), row.pop("_step")
                 ((key, number),) = row.items()
                 held[run_id, at, step, key, text(number)] += 1
-    assert held == Counter(
-        (run_id, *point) for run_id in runs for point in server.points(copies[f"team/hostile/{run_id}"]).elements()
-    )
+    assert held == there
 
 
 def test_what_mlflow_cannot_hold_is_counted(server: Tracking, tmp_path: Path) -> None:
@@ -227,17 +230,17 @@ def test_a_push_that_was_killed_goes_on(server: Tracking, tmp_path: Path) -> Non
     root, rng = tmp_path / "m", random.Random(3)
     runs = {
         f"r{i}": [{"_step": j, "_timestamp": 1e9 + j, **{f"k{k}": i + j / 7 + k for k in range(12)}} for j in range(n)]
-        for i, n in enumerate([600, 3, 50, 0, 200, 3, 3, 3])
+        for i, n in enumerate([500, 3, 50, 0, 3])
     }
     mirrored(root, "killed", runs)
     command = [sys.executable, "-m", "mirror", "push", "--to", f"mlflow:{server.url}", "--mirror", str(root)]
     command += ["--workers", "2"]
-    for n in range(6):
+    for n in range(4):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(0.9 + rng.random() * 1.5)
-        process.send_signal(signal.SIGTERM if n == 3 else signal.SIGKILL)
+        process.send_signal(signal.SIGTERM if n == 2 else signal.SIGKILL)
         said, _ = process.communicate(timeout=60)
-        if n == 3 and process.returncode == 1:
+        if n == 2 and process.returncode == 1:
             assert "interrupted" in said and "run the same command again" in said, said
         else:
             assert process.returncode in (-signal.SIGKILL, 0), said
@@ -254,7 +257,7 @@ def test_a_server_that_stumbles_gets_all_in_the_end(
 ) -> None:
     for name in ("_RETRY", "_ONCE"):
         monkeypatch.setattr(rest, name, getattr(rest, name).new(backoff_factor=0.01))
-    root, runs = tmp_path / "m", {f"r{i}": rows_of(i, 5) for i in range(6)}
+    root, runs = tmp_path / "m", {f"r{i}": rows_of(i, 5) for i in range(4)}
     mirrored(root, "stumbles", runs)
     proxy = Faulty(server)  # type: ignore[arg-type]
     try:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirror.errors import UsageError
 from mirror.importers.account import INTERRUPTED, Account, Totals
@@ -220,7 +220,8 @@ class _Push:
             self._runs.close()
             self._proofs.close()
             # Python must not end while a thread of it is within DuckDB.
-            begun = [future for group in sending for future in group] + [future for _, future in proving]
+            begun: list[Future[Any]] = [future for group in sending for future in group]
+            begun += [future for _, future in proving]
             wait([future for future in begun if not future.cancelled()], timeout=_LEAVING)
             self._there.pool.close()
         return self._totals
