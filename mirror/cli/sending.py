@@ -159,7 +159,8 @@ class Sending:
             held = replace(held, runs=runs, whole=held.whole and len(runs) == len(held.runs))
             went = {held.here: options.place(held.here)}
             other = Other(server, {**options.remapping, **went}, sent)
-            with steps(f"reading {held.here.path} back", len(runs), unit="runs") as advance:
+            rows = sum(row["history_rows"] + row["system_rows"] for row in runs)
+            with steps(f"reading {held.here.path} back", rows, unit="rows") as advance:
                 compare_project(
                     reader, held, other, findings, kinds=self.kinds or KINDS, workers=self.workers, stop=self.stop,
                     progress=advance,
