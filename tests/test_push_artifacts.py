@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from liar import Action, Request
+from liar import Action, Answer, Request
 from serving import Server, client, serving
 from syncing import Copy, Proxy, proxied
 from wandb.sdk.artifacts._internal_artifact import sanitize_artifact_name
@@ -23,6 +24,7 @@ from mirror.importers.places import Namespace
 from mirror.importers.push import PushProgress
 from mirror.importers.run import Destination
 from mirror.store import Reader
+from mirror.wandb import artifact_bytes
 from mirror.wandb.client import Client
 from mirror.wandb.transport import Patience, Transport
 
@@ -148,7 +150,7 @@ def push(lab: Lab, there: Server, url: str | None = None, **more: Any) -> Totals
 
 def moved(logged: dict[str, Any]) -> dict[str, Any]:
     """What must be read at the destination: everything, but a run that is not there logged and used nothing."""
-    there = json.loads(json.dumps(logged).replace("left-behind", "-"))
+    there: dict[str, Any] = json.loads(json.dumps(logged).replace("left-behind", "-"))
     for version in there.values():
         version["used_by"] = [run for run in version["used_by"] if run != "-"]
         version["logged_by"] = None if version["logged_by"] == "-" else version["logged_by"]
@@ -184,8 +186,14 @@ def test_everything_arrives_and_what_does_not_is_said(lab: Lab, tmp_path: Path) 
         assert anew.done == len(lab.logged) and client(there, READ, "local/q") == moved(lab.logged)
 
 
-def test_what_is_cut_short_goes_on_and_makes_nothing_twice(lab: Lab, tmp_path: Path) -> None:
-    """Every kind of request fails once for each artifact, half of them after the server has done what was asked."""
+def test_what_is_cut_short_goes_on_and_makes_nothing_twice(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind of request fails once for each artifact, half of them after the server has done what was asked, and
+    the first places for bytes are too old. Larger files go in parts."""
+    monkeypatch.setattr(artifact_bytes, "IN_PARTS_FROM", 200)
+    monkeypatch.setattr(artifact_bytes, "PART", 100)
+    progress, old = Recorded(), set[str]()
     with destination(tmp_path / "there") as there, proxied(there) as proxy:
         seen: dict[str, int] = {}
 
@@ -195,13 +203,26 @@ def test_what_is_cut_short_goes_on_and_makes_nothing_twice(lab: Lab, tmp_path: P
             if seen[kind] % 3 == 1:
                 if seen[kind] % 2:
                     forward(proxy, there, request)
-                return 503
+                return Answer(503, "<Error><Code>SlowDown</Code></Error>")
+            path = request.path.split("?")[0]
+            if kind == "PUT" and path not in old and re.search("/(file|part)/", path):
+                old.add(path)
+                return Answer(403, "<Error><Code>ExpiredToken</Code></Error>")
             return None
 
         proxy.before = before
-        totals = push(lab, there, proxy.url)
+        totals = push(lab, there, proxy.url, progress=progress)
         assert not totals.failures and not totals.errors, totals
-        assert {"createArtifact", "createArtifactManifest", "createArtifactFiles", "commitArtifact", "PUT"} <= set(seen)
+        assert progress.moved == sum(version["size"] for version in lab.logged.values())
+        assert {path.split("/part/")[1].split("/")[1] for path in old if "/part/" in path} >= {"1", "2", "3"}
+        assert {
+            "completeMultipartUploadArtifact",
+            "createArtifact",
+            "createArtifactManifest",
+            "createArtifactFiles",
+            "commitArtifact",
+            "PUT",
+        } <= set(seen)
         assert client(there, READ, "local/q") == moved(lab.logged)
 
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from mirror.errors import TerminalSourceError
 from mirror.pool import Pool
 from mirror.records import ArtifactEntry
 from mirror.wandb.client import Client, nodes
 from mirror.wandb.mutations import mutate
-from mirror.wandb.transport import LONG, Patience
+from mirror.wandb.transport import LONG, Patience, RefusedQuery
 from mirror.wandb.uploads import RefusedBytes, headers, put_bytes
 
 FILES_AT_ONCE = 500
@@ -138,13 +138,16 @@ def _send(
         try:
             for put in one.puts:
                 put.result()
+            if one.puts and one.place.get("uploadMultipartUrls"):
+                _join(client, storage_id, one, patience)
         except RefusedBytes as e:
             if last or e.status not in _TOO_OLD:
                 raise
             again.append(one.file)
-            continue
-        if one.puts and one.place.get("uploadMultipartUrls"):
-            _join(client, storage_id, one, patience)
+        except RefusedQuery:  # it is one file already, if the answer to an earlier try was lost: ask where it stands
+            if last:
+                raise
+            again.append(one.file)
     return again
 
 
@@ -181,7 +184,7 @@ def _put(
 
     def body() -> BinaryIO:
         counted.begin()
-        return Slice(file.path, start, size, counted.more)
+        return cast(BinaryIO, Slice(file.path, start, size, counted.more))
 
     try:
         put_bytes(client, url, file.entry.path, body if size else b"", wanted, patience)
