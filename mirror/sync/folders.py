@@ -11,6 +11,7 @@ from mirror.records import Project
 from mirror.sources.places import Places
 from mirror.store import Writer
 from mirror.store.catalog import now, peek
+from mirror.sync.gone import gone_projects
 from mirror.sync.plan import make_plan
 from mirror.sync.progress import Progress
 from mirror.sync.project import Options, Outcome, sync_project
@@ -45,6 +46,13 @@ def sync_folders(
                 result.outcomes.append(_sync(writer, source, place, options, progress, stop, server))
             except (LockedError, SourceError) as e:
                 result.errors.append(str(e))
+        if source.whole is not None and not stop.is_set():
+            listed = {place.name for place in places}
+            gone, deleted = gone_projects(
+                writer, source.name, source.whole, listed, lambda name: False, options.accept_deletions
+            )
+            result.errors += gone.messages
+            source.notices += [f"{one.name}: deleted at the source, kept in the mirror" for one in deleted]
     return result
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mirror.errors import SourceError
 from mirror.records import Listing, Project
 from mirror.store import Writer
-from mirror.store.catalog import Known
+from mirror.store.catalog import Known, now
 from mirror.store.projects import known_projects
 from mirror.sync.changes import Changes
 from mirror.sync.plan import Plan
@@ -118,7 +118,7 @@ def gone_projects(
     writer: Writer, source: str, entity: str, listed: set[str], is_there: Callable[[str], bool], accept: bool
 ) -> tuple[Gone, list[Project]]:
     """The same for the projects of an entity that is the key's own, so that it sees them all; those deleted, too.
-    `is_there` asks for one that was not listed."""
+    `is_there` asks for one that was not listed. Returns also those that were called deleted."""
     gone = Gone()
     held = {name: p for name, p in known_projects(writer.catalog, source, entity).items() if p.gen and not p.deleted}
     missing = [name for name in held if name not in listed and not is_there(name)]
@@ -127,4 +127,10 @@ def gone_projects(
     if not gone.believed(len(confirmed), len(held), f"projects of `{entity}`", accept):
         return gone, []
     gone.deleted = len(confirmed)
-    return gone, [Project(source, entity, name) for name in confirmed]
+    deleted = [Project(source, entity, name) for name in confirmed]
+    with Changes(writer, {}, now()).told() as changes:
+        for one in deleted:
+            writer.drop_project(one)
+            changes.project(one, "deleted")
+        writer.commit()
+    return gone, deleted

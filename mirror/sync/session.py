@@ -21,7 +21,6 @@ from mirror.store.exports import Export
 from mirror.store.layout import Layout
 from mirror.store.projects import known_projects
 from mirror.store.servers import known_servers
-from mirror.sync.changes import Changes
 from mirror.sync.estimate import Estimate, Experience, estimate, experience
 from mirror.sync.gone import gone_projects
 from mirror.sync.moves import held_runs
@@ -220,11 +219,6 @@ class Session:
         gone, deleted = gone_projects(
             self._writer, source.name, entity, there | held.keys() - asked, is_there, self.options.accept_deletions
         )
-        with Changes(self._writer, {}, now()).told() as changes:
-            for one in deleted:
-                self._writer.drop_project(one)
-                changes.project(one, "deleted")
-            self._writer.commit()
         result.errors += gone.messages
         for one in deleted:
             self.progress.notice(f"{one.entity}/{one.name}: deleted at the source, kept in the mirror")

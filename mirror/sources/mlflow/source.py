@@ -47,6 +47,7 @@ class MlflowSource:
     ) -> None:
         self.errors: list[str] = []
         self.notices: list[str] = []
+        self.whole = None if experiments else ENTITY
         self._road = road
         self._named = experiments
         self._deleted = deleted

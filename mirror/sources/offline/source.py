@@ -59,6 +59,7 @@ class OfflineSource:
             )
             self._logs.setdefault(key, []).append(log)
         self._pool: Pool | None = None
+        self.whole: str | None = None
         self._staged = Staged(lambda: [(log, key.storage_id) for key, logs in self._logs.items() for log in logs])
 
     @property
