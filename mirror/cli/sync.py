@@ -166,10 +166,9 @@ def command(
     paths = tuple(path for path in paths if path not in stores)
     folders = [folder for path in paths if (folder := local_path(path)) is not None]
     for path in paths:
-        if local_path(path) is None and os.path.isdir(path) and any(Path(path).glob("*run-*")):
-            click.echo(
-                f"Note: `{safe(path)}` names an entity; the folder of that name here is `./{safe(path)}`.", err=True
-            )
+        is_folder = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for names that are too long
+        if is_folder and local_path(path) is None and any(Path(path).glob("*run-*")):
+            click.echo(safe(f"Note: `{path}` names an entity; the folder of that name here is `./{path}`."), err=True)
     if not folders and (entity or project or include_online):
         raise click.UsageError("--entity, --project and --include-online are for local run folders")
     if (folders or stores) and what:
