@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commanding import call
 from serving import Server, client, serving
 from syncing import Copy
 
@@ -139,3 +140,8 @@ def test_media_lead_to_the_same_bytes_there(lab: Lab, tmp_path: Path) -> None:
         assert not [pair for pair in done.kinds["artifacts"].notes if pair[1] == "reference"]
         got = client(there, READ, "local/train2/user")
         assert json.loads(json.dumps(got).replace("train2/", "train/")) == lab.logged
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WANDB_API_KEY", there.key)
+            verified = call("verify", "--against", there.url, "--format", "json", root=lab.copy.root)
+        found = json.loads(verified.out)["against"]
+        assert verified.code == 0 and found["compared"]["references that lead to copies"] >= 3, found

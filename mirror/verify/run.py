@@ -268,16 +268,17 @@ class RunCompared:
             return
         if stream == "config" and not self._expected.is_origin and isinstance(mine, dict) and isinstance(others, dict):
             mine, others = self._without_origin(mine, others)
-        count = respelled = 0
+        led = self._led(here, others) if stream == "summary" else {}
+        count = respelled = leading = 0
         for key, a, b, how in values.leaves(mine, others):
             count += 1
-            if how == values.OTHER and a is not None and b is not None and self._leads(a, b):
-                how = values.EQUAL
+            if how == values.OTHER and b is not None and led.get(key) == b:
+                how, leading = values.EQUAL, leading + 1
             respelled += how == values.RESPELLED
             if how == values.OTHER:
                 sides = {name: side for name, side in (("here", a), ("there", b)) if side is not None}
                 self._findings.differ(self.where, stream, key=key, **sides)
-        self._findings.count(**{f"{stream} values": count})
+        self._findings.count(**{f"{stream} values": count}, values_that_lead_to_copies=leading)
         self._findings.respell(respelled)
 
     def _origin(self, config: str | None) -> dict[str, Any]:
@@ -290,13 +291,10 @@ class RunCompared:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _leads(self, here: str, there: str) -> bool:
-        """Whether a value is the same but for references, which lead to copies there."""
-        led = self._expected.led(here) if self._expected.led is not None else here
-        if led == here or values.compare(values.read(led), values.read(there)) == values.OTHER:
-            return False
-        self._findings.count(values_that_lead_to_copies=1)
-        return True
+    def _led(self, here: str | None, others: Any) -> dict[str, str | None]:
+        """The leaves of a document whose references lead to copies, where that makes any difference."""
+        led = self._expected.led(here) if self._expected.led is not None and here else here
+        return {} if led == here else {key: a for key, a, _, _ in values.leaves(values.read(led or "{}"), others)}
 
     def _without_origin(self, here: dict[str, Any], there: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The configs as they were before an import wrote its key; what it moved under the key is put back."""
