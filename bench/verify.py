@@ -20,7 +20,11 @@ def show(what: str, command: list[str], env: dict[str, str], place: Path, rows: 
     took = timed(command, env, place)
     output = (place / "output.log").read_text()
     assert f"{rows:,} rows" in output and said in output, output[-2000:]
-    print(f"| {what}, {rows:,} rows | {took.seconds:.1f} | {rows / took.seconds:,.0f} | {took.peak / 1024:,.0f} |")
+    print(
+        f"| {what}, {rows:,} rows | {took.seconds:.1f} | {rows / took.seconds:,.0f} | {took.cpu / rows * 1e6:.1f} | "
+        f"{took.peak / 1024:,.0f} |",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -28,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--keys", type=int, default=10)
     given = parser.parse_args()
-    print("| | seconds | rows/s | peak MB |\n|---|---|---|---|")
+    print("| | seconds | rows/s | µs CPU/row | peak MB |\n|---|---|---|---|---|")
     for rows in given.rows:
         with tempfile.TemporaryDirectory() as name:
             place = Path(name)
