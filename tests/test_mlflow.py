@@ -20,8 +20,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import mlflow_points
 import pytest
 import requests
+from mlflow_points import Point, text, there
 from serving import Server, serving
 
 from mirror.cli import main
@@ -47,11 +49,9 @@ from mlflow.entities import (
     RunTag,
     ViewType,
 )
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 pytestmark = pytest.mark.slow
-
-Point = tuple[int, int, str, str]
-"""Milliseconds, step, key, value as text."""
 
 
 @dataclass
@@ -80,11 +80,6 @@ class Lab:
         for start in range(0, len(points), 1000):
             part = [Metric(key, value, at, step) for at, step, key, value in points[start : start + 1000]]
             self.client.log_batch(run_id, metrics=part, synchronous=True)
-
-
-def text(value: float) -> str:
-    """NaN equals itself; MLflow keeps infinities as the largest floats there are."""
-    return repr(max(-sys.float_info.max, min(sys.float_info.max, value))) if value == value else "nan"
 
 
 @pytest.fixture(scope="module")
@@ -250,11 +245,7 @@ def same_points(lab: Lab, mirror: Mirror, names: list[str]) -> None:
 
 
 def from_client(lab: Lab, run_id: str) -> Counter[Point]:
-    return Counter(
-        (point.timestamp, point.step, key, text(point.value))
-        for key in lab.client.get_run(run_id).data.metrics
-        for point in lab.client.get_metric_history(run_id, key)
-    )
+    return mlflow_points.from_client(lab.client, run_id)
 
 
 def test_answers_that_are_cut_off_lose_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,22 +434,6 @@ def imported(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imp
         yield Imported(server, importer, totals)
 
 
-def there(run: Any) -> Counter[Point]:
-    """The points a run's rows tell of: all metrics of a row are of its step and time, where it says no other."""
-    found: Counter[Point] = Counter()
-    last = -1
-    for row in run.history(samples=1_000_000, pandas=False):
-        step, at = row.pop("_step"), row.pop("_timestamp")
-        assert step > last
-        last = step
-        times = json.loads(row.pop("mirror_origin/times", "{}"))
-        row.pop("_runtime")
-        logged = row.pop("mirror_origin/step", step)
-        for key, value in row.items():
-            found[round(times.get(key, at) * 1000), logged, key, text(float(value))] += 1
-    return found
-
-
 def test_every_point_arrives_at_wandb(lab: Lab, imported: Imported) -> None:
     assert imported.totals.ok, (imported.totals.failures, imported.totals.errors)
     names = [name for name in lab.names if name != "deleted before"]
@@ -483,7 +458,7 @@ def test_metrics_of_a_step_share_a_row(lab: Lab, imported: Imported) -> None:
 
 
 def test_the_rest_of_a_run_arrives_at_wandb(lab: Lab, imported: Imported, tmp_path: Path) -> None:
-    states = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "failed"}
+    states = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
     typed = {"lr": 0.1, "_step": 1, "truth": True, "count": 3, "nothing": None, "far": 1e-7}
     for name in ("hostile", "child", "files"):
         run_id, run = lab.names[name], imported.run(lab.names[name])
@@ -514,7 +489,9 @@ def test_the_rest_of_a_run_arrives_at_wandb(lab: Lab, imported: Imported, tmp_pa
         assert file.read() == "hello"
 
 
-def test_imported_again_nothing_is_sent_and_what_changed_is_not_mixed(lab: Lab, imported: Imported) -> None:
+def test_imported_again_nothing_is_sent_but_what_is_new(
+    lab: Lab, imported: Imported, monkeypatch: pytest.MonkeyPatch
+) -> None:
     importer, place = imported.importer, Namespace("tester", "from-mlflow")
     again = importer.import_runs(namespace=place)
     assert (again.done, again.skipped, again.ok) == (0, imported.totals.done, True)
@@ -523,7 +500,19 @@ def test_imported_again_nothing_is_sent_and_what_changed_is_not_mixed(lab: Lab, 
     lab.log(run_id, [(1_000 + i, i, "early", 7.5) for i in range(3)])
     run = MlflowRun(lab.client.get_run(run_id), lab.client)
     changed = importer.import_runs([run], namespace=place)
-    assert not changed.ok and "has changed since it was sent" in str(changed.failures[0].error)
+    assert changed.ok and changed.done == 1, changed.failures
+    assert there(imported.run(run_id)) == from_client(lab, run_id)
+    run_id = lab.names["small 1"]  # one that runs
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.url)
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=0.1, samples_before_logging=2, tracking_uri=lab.url)
+    monitor.start()
+    time.sleep(1)
+    monitor.finish()
+    watched = importer.import_runs([MlflowRun(lab.client.get_run(run_id))], namespace=place)
+    assert watched.ok and watched.counts["system"] >= 2
+    assert there(imported.run(run_id)) == mlflow_points.named(from_client(lab, run_id))
+    samples = imported.run(run_id).history(stream="system", samples=1000, pandas=False)
+    assert all(0 <= row["system.cpu"] <= 100 and row["system.memory_percent"] > 0 for row in samples)
     other = importer.import_runs([run], namespace=Namespace("tester", "elsewhere"))
     assert other.ok and other.done == 1
     assert "no run `nope`" in importer.import_runs([MlflowRun({"run_id": "nope"})], namespace=place).errors[0]
