@@ -392,6 +392,20 @@ def test_selection(lab: Lab, tmp_path: Path) -> None:
     assert "has no experiment `nope`" in sync(tmp_path / "n", roads["rest"], "--experiment", "nope", code=1)
 
 
+def test_databricks_is_asked_by_mlflows_own_client(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes any MLflow server for one, but for artifacts that only the server can reach."""
+    monkeypatch.setenv("DATABRICKS_HOST", lab.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "any")
+    said = sync(tmp_path / "m", "mlflow:databricks")
+    mirror = Mirror(tmp_path / "m", "mlflow:databricks", said, "rest")
+    same_points(lab, mirror, [name for name in lab.names if name != "deleted before"])
+    sync(tmp_path / "bytes", "mlflow:databricks", "--experiment", "on disk", "--all-bytes")
+    held = Mirror(tmp_path / "bytes", "", "", "").ask(
+        "select name, size from files where sha256 is not null order by 1"
+    )
+    assert held == [(f"d{i}/file {i}.txt", i) for i in range(3)]
+
+
 def test_what_is_no_store(tmp_path: Path) -> None:
     root = tmp_path / "m"
     assert "does not exist" in sync(root, f"mlflow:sqlite:///{tmp_path}/none.db", code=1)
@@ -401,6 +415,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         assert "cannot reach the MLflow server" in sync(root, f"mlflow:http://127.0.0.1:{s.getsockname()[1]}", code=1)
+    assert "names a registry of models" in sync(root, "mlflow:databricks-uc", code=2)
     assert "are for MLflow" in sync(root, "a/b", "--experiment", "x", code=2)
 
 

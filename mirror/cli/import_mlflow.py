@@ -63,13 +63,13 @@ def command(
 ) -> None:
     """Import runs from MLflow into a W&B server: into the mirror first, and from there on.
 
-    URI is the address of a tracking server, or sqlite:///PATH of the file behind it. Each experiment becomes a project
-    of the key's own entity, unless --into or --remap say otherwise. Every point of every metric is sent with its time;
-    params become numbers and truth values where they are some, and keep their texts in the config under `_mlflow`, as
-    do tags, datasets and whatever else W&B has no place for. Metrics that MLflow logged of the system become W&B's
-    system metrics, versions of registered models that runs made become artifacts. MLflow is only read. What is there is
-    not sent again, a run that went on is gone on with, and what failed is tried again: run the same command until it
-    ends with exit code 0.
+    URI is the address of a tracking server, databricks, or sqlite:///PATH of the file behind a server. Each experiment
+    becomes a project of the key's own entity, unless --into or --remap say otherwise. Every point of every metric is
+    sent with its time; params become numbers and truth values where they are some, and keep their texts in the config
+    under `_mlflow`, as do tags, datasets and whatever else W&B has no place for. Metrics that MLflow logged of the
+    system become W&B's system metrics, versions of registered models that runs made become artifacts. MLflow is only
+    read. What is there is not sent again, a run that went on is gone on with, and what failed is tried again: run the
+    same command until it ends with exit code 0.
 
     \b
     Examples:

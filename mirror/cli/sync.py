@@ -146,6 +146,7 @@ def command(
       mirror sync ./wandb                              offline runs of this machine
       mirror sync mlflow:http://127.0.0.1:5000         an MLflow server
       mirror sync mlflow:sqlite:///mlflow.db           its file, which is faster
+      mirror sync mlflow:databricks                    MLflow at Databricks (needs 'wandb-mirror[mlflow]')
       mirror sync my-team --base-url https://wandb.example.org --mirror /data/mirror
     """
     if not paths:

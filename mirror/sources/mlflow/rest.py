@@ -183,12 +183,11 @@ class RestRoad:
     def _ask(
         self, method: str, path: str, asked: Json | bytes, *, none_if_missing: bool = False, api: str = "api"
     ) -> Json | None:
-        url = f"{self.base_url}/{api}/2.0/mlflow/{quote(path)}"
         how: dict[str, Any] = {"params": asked} if method == "GET" else {"json": asked}
         if isinstance(asked, bytes):
             how = {"data": asked, "headers": {"Content-Type": "application/json"}}
         try:
-            response = self._session.request(method, url, timeout=_PATIENCE, **how)
+            response = self._request(method, f"/{api}/2.0/mlflow/{quote(path)}", **how)
             content = response.content
         except requests.exceptions.RequestException as e:
             raise TransientSourceError(
@@ -198,10 +197,7 @@ class RestRoad:
         if none_if_missing and response.status_code == 404 and b"RESOURCE_DOES_NOT_EXIST" in content:
             return None
         if response.status_code in (401, 403):
-            raise TerminalSourceError(
-                f"`{self.base_url}` answers {response.status_code} to {path}: set MLFLOW_TRACKING_TOKEN, or "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            )
+            raise self._refused(response.status_code, path)
         try:
             answer = _decoded(content)
             assert isinstance(answer, dict)
@@ -213,6 +209,15 @@ class RestRoad:
             why = str(answer.get("message") or answer.get("error_code") or "no reason")[:500]
             raise TerminalSourceError(f"`{self.base_url}` refused {path} ({response.status_code}): {why}")
         return answer
+
+    def _request(self, method: str, path: str, **how: Any) -> requests.Response:
+        return self._session.request(method, self.base_url + path, timeout=_PATIENCE, **how)
+
+    def _refused(self, status: int, path: str) -> TerminalSourceError:
+        return TerminalSourceError(
+            f"`{self.base_url}` answers {status} to {path}: set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def _decoded(content: bytes) -> Any:

@@ -75,13 +75,20 @@ def open_road(text: str, environ: Mapping[str, str]) -> Road:
         from mirror.sources.mlflow.rest import RestRoad
 
         return RestRoad(uri, environ)
+    if uri == "databricks" or uri.startswith("databricks://"):
+        from mirror.sources.mlflow.databricks import DatabricksRoad
+
+        return DatabricksRoad(uri, environ)
+    if uri.startswith("databricks-uc"):
+        raise UsageError(f"`{text}` names a registry of models: name the tracking server, mlflow:databricks")
     if uri.startswith("sqlite:"):
         from mirror.sources.mlflow.database import DatabaseRoad
 
         return DatabaseRoad(_file(uri, text))
     raise UsageError(
-        f"`{text}` is read neither as a server nor as a SQLite file: write mlflow:http://HOST:PORT or "
-        "mlflow:sqlite:///PATH; for other stores start `mlflow server --backend-store-uri URI` and name that server"
+        f"`{text}` is read neither as a server nor as a SQLite file: write mlflow:http://HOST:PORT, "
+        "mlflow:databricks or mlflow:sqlite:///PATH; for other stores start `mlflow server --backend-store-uri URI` "
+        "and name that server"
     )
 
 
