@@ -79,6 +79,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         for name, value in server.env.items():
             if name not in ("WANDB_API_KEY", "WANDB_BASE_URL"):
                 patch.setenv(name, value)
+        patch.chdir(place)  # where MLflow puts artifacts of a store without a server
         yield Lab(MlflowClient(uri), uri, server, place / "m")
 
 

@@ -234,20 +234,23 @@ def server_ids(client: Client, client_ids: Sequence[str]) -> dict[str, str]:
     has no such ids knows none."""
     found: dict[str, str] = {}
     for start in range(0, len(client_ids), PAGE):
-        part = client_ids[start : start + PAGE]
-        declared = ", ".join(f"$c{i}: ID!" for i in range(len(part)))
-        asked = " ".join(f"m{i}: clientIDMapping(clientID: $c{i}) {{ serverID }}" for i in range(len(part)))
-        text = f"query ClientIDs({declared}) {{ {asked} }}"
-        try:
-            data, _ = client.ask(lambda _, text=text: text, {f"c{i}": name for i, name in enumerate(part)})
-        except SourceError as e:
-            if isinstance(e, UnknownFields) or isinstance(e.__cause__, UnknownFields):
-                return {}
-            raise
-        for i, name in enumerate(part):
-            if isinstance(said := (data.get(f"m{i}") or {}).get("serverID"), str):
-                found[name] = said
+        found |= _server_ids(client, client_ids[start : start + PAGE])
     return found
+
+
+def _server_ids(client: Client, client_ids: Sequence[str]) -> dict[str, str]:
+    declared = ", ".join(f"$c{i}: ID!" for i in range(len(client_ids)))
+    asked = " ".join(f"m{i}: clientIDMapping(clientID: $c{i}) {{ serverID }}" for i in range(len(client_ids)))
+    try:
+        data, _ = client.ask(
+            lambda _: f"query ClientIDs({declared}) {{ {asked} }}", {f"c{i}": own for i, own in enumerate(client_ids)}
+        )
+    except SourceError as e:
+        if isinstance(e, UnknownFields) or isinstance(e.__cause__, UnknownFields):
+            return {}
+        raise
+    said = {own: (data.get(f"m{i}") or {}).get("serverID") for i, own in enumerate(client_ids)}
+    return {own: server_id for own, server_id in said.items() if isinstance(server_id, str)}
 
 
 def fetch_uses(client: Client, artifact: Artifact) -> list[ArtifactUse]:

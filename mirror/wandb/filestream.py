@@ -109,16 +109,18 @@ class FileStream:
 
     def _post(self) -> None:
         """Have what has come together sent, after what was sent before has arrived."""
-        files = [
-            b'"%b":{"offset":%d,"content":[%b]}' % (FILES[stream].encode(), self._next[stream], b",".join(texts))
-            for stream, texts in self._texts.items()
-        ]
-        if self._summary is not None:
-            files.append(b'"%b":{"offset":0,"content":[%b]}' % (SUMMARY.encode(), self._summary))
-        more = orjson.dumps(self._more)[1:]
-        if not files and not self._more:
+        if not self._texts and self._summary is None and not self._more:
             return
-        body = b'{"files":{%b}%b%b' % (b",".join(files), b"," if self._more else b"", more)
+        files = [(FILES[stream], self._next[stream], texts) for stream, texts in self._texts.items()]
+        if self._summary is not None:
+            files.append((SUMMARY, 0, [self._summary]))
+        pieces = [b'{"files":{']  # joined once: they are megabytes
+        for i, (name, offset, texts) in enumerate(files):
+            pieces.append(b'%b"%b":{"offset":%d,"content":[' % (b"," if i else b"", name.encode(), offset))
+            pieces += (piece for text in texts for piece in (text, b","))
+            pieces[-1] = b"]}"
+        more = orjson.dumps(self._more)[1:]
+        body = b"".join([*pieces, b"},", more] if self._more else [*pieces, b"}}"])
         for stream, lines in self._lines.items():
             self._next[stream] += lines
         self._texts, self._lines, self._more, self._summary, self._size = {}, {}, {}, None, 0
