@@ -1,6 +1,6 @@
 """How fast mirrored runs get into a W&B server, beside `wandb sync` of the same runs into the same kind of server.
 
-    python bench/push.py [--shapes 20x5000 20x50000 1x200000] [--keys 10] [--long 1000000]
+    python bench/push.py [--shapes 20x5000 20x30000 1x200000] [--keys 10] [--long 1000000]
 
 For each shape (runs x rows) the real SDK logs the runs offline, and `mirror sync` reads the folders into a mirror.
 Then, each into a `mirror serve` of its own that nobody else uses:
@@ -140,7 +140,7 @@ def long_run(root: Path, rows: int, keys: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shapes", nargs="*", default=["20x5000", "20x50000", "1x200000"])
+    parser.add_argument("--shapes", nargs="*", default=["20x5000", "20x30000", "1x200000"])
     for name, default in (("keys", 10), ("long", 1_000_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options: Any = parser.parse_args()

@@ -38,6 +38,7 @@ KEY_VARIABLE = "MIRROR_SRC_API_KEY"
 @verify_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched and sent; writes nothing.")
 @rehearse_option
+@click.option("--accept-deletions", is_flag=True, help="Believe it when more than 10 % of what a project had is gone.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @root_option
 @click.pass_context
@@ -55,6 +56,7 @@ def command(
     verify: bool,
     dry_run: bool,
     rehearse: bool,
+    accept_deletions: bool,
     quiet: bool,
     root: Path,
 ) -> None:
@@ -91,7 +93,9 @@ def command(
     kinds = chosen_kinds(whats, whole)
     filter_ = None if filter_ is None else filter_text(filter_)
     wanted = server_filter(filter_, None, (), datetime.now(timezone.utc))
-    options = Options(workers=2 * workers, filters=wanted, bytes=WantedBytes(everything=True))
+    options = Options(
+        workers=2 * workers, accept_deletions=accept_deletions, filters=wanted, bytes=WantedBytes(everything=True)
+    )
     source = canonical_source(next(iter(servers)))
     verify = verify or rehearse
     sending = Sending(root, paths, source, filter_, remap, workers, again, deleted_suffix, kinds, verify, quiet, stop)
