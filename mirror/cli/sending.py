@@ -82,7 +82,7 @@ class Sending:
         """Send runs to an MLflow server, likewise."""
         from mirror.importers.everything import Everything
         from mirror.importers.ledger import Ledger
-        from mirror.importers.to_mlflow import MlflowOptions, experiments, open_server, plan_mlflow, push_to_mlflow
+        from mirror.importers.to_mlflow.push import MlflowOptions, experiments, open_server, plan_mlflow, push_to_mlflow
         from mirror.store import Reader
 
         options = MlflowOptions(self.workers, not self.again, experiments(self.remap))

@@ -8,11 +8,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mirror.errors import MirrorError
+from mirror.importers.from_mlflow.config import typed_config
+from mirror.importers.from_mlflow.copy import read_copy
+from mirror.importers.from_mlflow.lines import MlflowLines, mirrored_points
+from mirror.importers.from_mlflow.system import MlflowSystemLines
 from mirror.importers.lines import RunLines
-from mirror.importers.mlflow_config import typed_config
-from mirror.importers.mlflow_copy import read_copy
-from mirror.importers.mlflow_lines import MlflowLines, mirrored_points
-from mirror.importers.mlflow_system import MlflowSystemLines
 from mirror.importers.origin import origin_of
 
 if TYPE_CHECKING:

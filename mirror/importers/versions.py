@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError
-from mirror.importers.mlflow_models import collection_name, model_versions, tags_of
+from mirror.importers.from_mlflow.models import collection_name, model_versions, tags_of
 from mirror.importers.places import Namespace
 from mirror.query.sql import asking
 from mirror.records import Artifact, ArtifactEntry, ArtifactUse, ItemKey, manifest_digest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.importers.account import Account
 from mirror.importers.outgoing import gathered
-from mirror.importers.to_mlflow_names import unique_names
+from mirror.importers.to_mlflow.names import unique_names
 from mirror.query.rows import TABLE
 from mirror.query.sql import asking
 from mirror.records import Stream

@@ -9,8 +9,8 @@ from typing import Any
 
 from mirror.importers.account import Account
 from mirror.importers.outgoing import gathered
-from mirror.importers.to_mlflow_names import LONGEST, unique_names
-from mirror.importers.to_mlflow_points import milliseconds
+from mirror.importers.to_mlflow.names import LONGEST, unique_names
+from mirror.importers.to_mlflow.points import milliseconds
 from mirror.sources.mlflow.rows import theirs
 
 _LONGEST_PARAM, _LONGEST_TAG = 6000, 8000

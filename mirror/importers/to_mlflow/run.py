@@ -16,8 +16,8 @@ from mirror.errors import SourceError, StoreError, TerminalSourceError, Transien
 from mirror.importers.account import Account
 from mirror.importers.outgoing import Diverged
 from mirror.importers.run import MirroredRun
-from mirror.importers.to_mlflow_document import IDENTITY, identity, name_of, params, status, tags
-from mirror.importers.to_mlflow_points import RunPoints, Series, keys_document, metrics, milliseconds
+from mirror.importers.to_mlflow.document import IDENTITY, identity, name_of, params, status, tags
+from mirror.importers.to_mlflow.points import RunPoints, Series, keys_document, metrics, milliseconds
 from mirror.pool import Pool
 from mirror.query.sql import asking
 from mirror.sources.mlflow.points import Point, Points

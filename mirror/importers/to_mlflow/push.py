@@ -21,8 +21,8 @@ from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace
 from mirror.importers.push import PushProgress
 from mirror.importers.run import VERSIONS, MirroredRun, mirrored_runs
-from mirror.importers.to_mlflow_document import identity
-from mirror.importers.to_mlflow_run import Copy, There, documents, found_runs, prove, send_run
+from mirror.importers.to_mlflow.document import identity
+from mirror.importers.to_mlflow.run import Copy, There, documents, found_runs, prove, send_run
 from mirror.pool import Pool
 from mirror.query.sql import asking
 from mirror.sources.mlflow.rest import RestRoad

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirror.errors import TransientSourceError
-from mirror.importers.mlflow_lines import After, Points
+from mirror.importers.from_mlflow.lines import After, Points
 from mirror.importers.origin import CONFIG_KEY
 from mirror.query.rows import stretches
 from mirror.records import RunKey

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mirror.importers.mlflow_lines import OF_SYSTEM, PART, Points, ints, table
+from mirror.importers.from_mlflow.lines import OF_SYSTEM, PART, Points, ints, table
 from mirror.importers.origin import STEP
 from mirror.sources.mlflow.system import wandb_key
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MlflowSystemLines:
-    """See `mirror.importers.mlflow_lines.MlflowLines`; `after` is how many rows a copy holds already."""
+    """See `mirror.importers.from_mlflow.lines.MlflowLines`; `after` is how many rows a copy holds already."""
 
     shortened = 0
 

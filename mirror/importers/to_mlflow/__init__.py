@@ -1,0 +1,1 @@
+"""Mirrored runs to an MLflow server."""
