@@ -327,7 +327,8 @@ def test_a_file_in_parts(server: Server) -> None:
     assert "did not arrive" in complete(parts)["errors"][0]["message"]
     assert "numbered from 1" in complete(parts[1:])["errors"][0]["message"]
     etags.append({"partNumber": 2, "hexMD5": put(urls[1], pieces[1]).headers["ETag"]})
-    assert complete(etags)["data"]["completeMultipartUploadArtifact"]["digest"] == md5(data)
+    for _ in range(2):  # the second time for an answer that was lost
+        assert complete(etags)["data"]["completeMultipartUploadArtifact"]["digest"] == md5(data)
     logging.send_manifest()
     assert fetched(server, logging.commit()["id"]) == logging.files
     assert not list((server.root / "live" / "artifacts").glob("*.parts"))

@@ -17,6 +17,7 @@ from mirror.cli.console import safe, table
 from mirror.cli.progress import steps
 from mirror.cli.stopping import stopping
 from mirror.errors import UsageError
+from mirror.query.text import size_of
 
 if TYPE_CHECKING:
     from mirror.importers.account import Account
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mirror.importers.push import PushOptions, PushProgress
     from mirror.importers.run import Destination, MirroredRun
     from mirror.store import Reader
+
+_COUNTED = {"history": "rows of history", "system": "rows of system metrics", "console": "console lines"}
 
 KEY_VARIABLE = "MIRROR_DST_API_KEY"
 
@@ -262,7 +265,12 @@ def show(done: Everything, to: str, *, quiet: bool) -> None:
     for kind, totals in done.kinds.items() if not quiet else ():
         there = f", {totals.skipped:,} there already" if totals.skipped else ""
         failed = f", {len(totals.failures):,} failed" if totals.failures else ""
-        counts = "".join(f"{', ' if i else ': '}{n:,} {what}" for i, (what, n) in enumerate(totals.counts.items()))
+        counted = [
+            size_of(n) if what == "bytes" else f"{n:,} {_COUNTED.get(what, what)}"
+            for what, n in totals.counts.items()
+            if n and what != kind
+        ]
+        counts = f": {', '.join(counted)}" if counted else ""
         click.echo(safe(f"{totals.done:,} {kind} sent to {to}{there}{failed}{counts}"))
         if totals.notes:
             rows = [[change, what, *numbers] for (change, what), numbers in sorted(totals.notes.items())]

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mirror.errors import MirrorError
 from mirror.importers.account import INTERRUPTED, Account, Totals
 from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace
@@ -76,8 +75,8 @@ def send_each(
             item.send(account, sent)
         except Stopped:
             break
-        except MirrorError as e:
-            account.error = str(e)
+        except Exception as e:
+            account.failed(e)
         ledger.write(
             account, source=item.source, storage_id=item.storage_id, destination=destination, namespace=place.path
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.errors import MirrorError, UsageError
+from mirror.errors import UsageError
 from mirror.importers.account import INTERRUPTED, Account, Totals
 from mirror.importers.ledger import Ledger, Success
 from mirror.importers.places import Namespace, Remapping
@@ -122,12 +120,8 @@ def push_runs(
             push_run(reader, run, there, p.place, account, progress.rows, new=new)
         except Stopped:
             raise
-        except MirrorError as e:
-            account.error = str(e)
         except Exception as e:
-            if os.environ.get("MIRROR_DEBUG"):
-                traceback.print_exc()
-            account.error = f"unexpected {type(e).__name__}: {e} (a bug: please report it)"
+            account.failed(e)
         return account
 
     pool = Pool(options.workers, "push")

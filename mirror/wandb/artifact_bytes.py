@@ -29,7 +29,7 @@ BYTES_AT_ONCE = 4 << 30
 PART = 100 << 20
 IN_PARTS_FROM = 2 << 30
 _MOST_PARTS = 10_000
-_ROUNDS = 3
+_ROUNDS = 5
 _PIECE = 1 << 20
 _TOO_OLD = {400, 401, 403}
 """What buckets answer to a signature that has expired (S3 and GCS 403, others 400 and 401)."""
@@ -136,8 +136,9 @@ def _send(
     again = []
     for one in going:
         try:
-            for put in one.puts:
-                put.result()
+            # All have ended before it is judged: none may come in between those of the next round.
+            if failed := [error for put in one.puts if (error := put.exception())]:
+                raise failed[0]
             if one.puts and one.place.get("uploadMultipartUrls"):
                 _join(client, storage_id, one, patience)
         except RefusedBytes as e:

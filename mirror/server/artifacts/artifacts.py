@@ -226,17 +226,20 @@ class Artifacts:
     def join_parts(self, draft: Draft, upload: str, parts: Sequence[tuple[int, str]]) -> None:
         """Make a file (hex md5 `upload`) of the parts that came, given as (number, hex md5)."""
         folder = self.drafts.parts(draft.token) / upload
+        md5 = base64.b64encode(bytes.fromhex(upload)).decode()
+        if not folder.exists() and md5 in self.drafts.arrived(draft.token).files:
+            return  # joined before, for another file of the same content or for an answer that was lost
         if [number for number, _ in sorted(parts)] != list(range(1, len(parts) + 1)):
             raise UsageError(f"parts {sorted(n for n, _ in parts)[:20]} are no whole file: they are numbered from 1")
         with incoming(self.home.layout.blobs) as sink:
-            for number, md5 in sorted(parts):
-                path = folder / f"{number}-{md5}"
+            for number, part_md5 in sorted(parts):
+                path = folder / f"{number}-{part_md5}"
                 if not _PART.fullmatch(path.name) or not path.exists():
                     raise UsageError(f"part {number} of the file did not arrive: log the artifact again")
                 with path.open("rb") as part:
                     while piece := part.read(1 << 20):
                         sink.write(piece)
-            blob = sink.keep(base64.b64encode(bytes.fromhex(upload)).decode())
+            blob = sink.keep(md5)
         self.drafts.file_came(draft.token, blob)
         shutil.rmtree(folder, ignore_errors=True)
 
