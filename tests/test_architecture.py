@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mirror"
-GROUND = {"records", "manifests", "forks", "errors", "paths", "credentials", "resources", "pool", "memory", "__init__"}
+GROUND = {
+    "records", "manifests", "forks", "errors", "paths", "credentials", "resources", "pool", "portions", "memory",
+    "__init__",
+}  # fmt: skip
 ALLOWED = {
     "wandb": set(),
     "sources": {"wandb"},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from mirror.importers.items import Item, send_each
 from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace, RunName
 from mirror.importers.push import PushProgress
-from mirror.importers.references import Leading, References, storage_id_of
+from mirror.importers.references import REFERENCE, Leading, References, storage_id_of
 from mirror.importers.run import Destination
 from mirror.importers.versions import MirroredArtifact, collections_of, entries_of, versions_of
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry
@@ -41,8 +40,6 @@ from mirror.wandb.held import held_runs
 
 if TYPE_CHECKING:
     from mirror.store import Reader
-
-_REFERENCE = re.compile(r"wandb-artifact://([0-9a-fA-F]+)/(.*)", re.S)
 
 
 @dataclass
@@ -228,7 +225,7 @@ def _rewritten(
     """The entries, with references to artifacts leading to their copies. Other references stay as they are."""
     source = artifact.key.source
     for entry in entries:
-        found = _REFERENCE.fullmatch(entry.ref or "")
+        found = REFERENCE.fullmatch(entry.ref or "")
         if found is None:
             yield entry
             continue

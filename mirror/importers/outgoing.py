@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mirror.errors import MirrorError
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from mirror.store import Reader
     from mirror.wandb.client import Client
     from mirror.wandb.held import HeldRun
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Diverged(MirrorError):
@@ -60,7 +57,7 @@ def streams_of(reader: Reader, row: Mapping[str, Any], client: Client, key: RunK
         streams = (RunLines(reader, row["rid"], stream) for stream in ("history", "system"))
         return Streams(next(streams), row["history_rows"], next(streams), row["system_rows"])
     began = row.get("created_at")
-    seconds = None if began is None else (began - _EPOCH).total_seconds()
+    seconds = None if began is None else began.timestamp()
     points, after, samples = mirrored_points(reader, row["rid"]), None, 0
     if held is not None and version_of(row, held) != _version(row):
         copy = read_copy(reader, row["rid"], client, key, held)

@@ -15,10 +15,9 @@ from mirror.importers.account import INTERRUPTED, Account, Totals
 from mirror.importers.ledger import Ledger, Success
 from mirror.importers.places import Namespace, Remapping
 from mirror.importers.references import Leading, References
-from mirror.importers.run import VERSIONS, Destination, MirroredRun, mirrored_runs, push_run
+from mirror.importers.run import Destination, MirroredRun, listed_runs, mirrored_runs, push_run
 from mirror.importers.sweeps import copy_sweeps
 from mirror.pool import Pool
-from mirror.query.sql import asking
 from mirror.wandb.budget import Stopped
 from mirror.wandb.held import held_runs
 
@@ -181,7 +180,7 @@ def plan(
 ) -> list[Planned]:
     """Which runs go where, and which of them are there already. Raises UsageError as `push_runs` does."""
     ledger = ledger or Ledger(options.ledger or reader.layout.root, "run")
-    found = list(_planned(reader, rids, options))
+    found = [Planned(run, options.place(run.namespace), run.row["run_id"]) for run in listed_runs(reader, rids)]
     _check_places(reader, there, found)
     if not options.incremental:
         return found
@@ -199,21 +198,6 @@ def plan(
             if copy and copy.history == counts["history"] and copy.system in (None, counts["system"]):
                 done[p.run.rid] = replace(p, done=True)
     return [done.get(p.run.rid, p) for p in found]
-
-
-def _planned(reader: Reader, rids: Sequence[int], options: PushOptions) -> Iterator[Planned]:
-    columns = ", ".join(("rid", "entity", "project", "run_id", *VERSIONS))
-    with asking(reader) as connection:
-        found = connection.execute(
-            f"select {columns} from runs_raw where rid in (select unnest(?::bigint[])) "
-            "order by source, entity, project, created_at, rid",
-            [list(rids)],
-        )
-        names = [column[0] for column in found.description]
-        rows = found.fetchall()
-    for values in rows:
-        run = MirroredRun(dict(zip(names, values, strict=True)))
-        yield Planned(run, options.place(run.namespace), run.row["run_id"])
 
 
 def _check_places(reader: Reader, there: Destination, planned: Sequence[Planned]) -> None:

@@ -30,6 +30,9 @@ _SERVER, _CLIENT = "wandb-artifact://", "wandb-client-artifact://"
 _NAMED = re.compile(r'"wandb-(client-)?artifact://([0-9a-zA-Z]+)(?=[:/])')
 """A string that names an artifact, in JSON text."""
 
+REFERENCE = re.compile(r"wandb-artifact://([0-9a-fA-F]+)/(.*)", re.S)
+"""What an entry of a manifest refers to: an artifact's storage id (see `storage_id_of`) and the path in it."""
+
 Artifact = tuple[str, str]
 """Source and storage id."""
 

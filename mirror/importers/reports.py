@@ -20,7 +20,7 @@ from mirror.importers.places import Namespace, RunName
 from mirror.importers.push import PushProgress
 from mirror.importers.run import Destination
 from mirror.paths import app_url
-from mirror.query.sql import asking
+from mirror.query.sql import asking, dicts
 from mirror.wandb.held import held_runs
 from mirror.wandb.mutations import upsert_view
 from mirror.wandb.reports import fetch_report, list_reports
@@ -197,8 +197,7 @@ def _reports(reader: Reader, source: str, here: Namespace) -> list[dict[str, Any
             "and project = ? and deleted_at is null order by created_at, name",
             [source, here.entity, here.project],
         )
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return dicts(cursor)
 
 
 def _runs_there(

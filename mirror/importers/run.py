@@ -17,7 +17,7 @@ from mirror.importers.outgoing import Diverged, Lines, Streams, config_of, gathe
 from mirror.importers.places import Namespace
 from mirror.importers.references import Leading, OfRun
 from mirror.query.origin import git, metadata
-from mirror.query.sql import asking
+from mirror.query.sql import asking, dicts
 from mirror.records import RunKey
 from mirror.wandb.documents import fetch_files
 from mirror.wandb.filestream import LONGEST_LINE, FileStream, OffsetConflict
@@ -86,9 +86,20 @@ def mirrored_runs(reader: Reader, rids: Sequence[int]) -> list[MirroredRun]:
     """These runs with their documents, in this order."""
     with asking(reader) as connection:
         cursor = connection.execute("select * from runs_raw where rid in (select unnest(?::bigint[]))", [list(rids)])
-        names = [column[0] for column in cursor.description]
-        found = {row[names.index("rid")]: dict(zip(names, row, strict=True)) for row in cursor.fetchall()}
+        found = {row["rid"]: row for row in dicts(cursor)}
     return [MirroredRun(found[rid]) for rid in rids]
+
+
+def listed_runs(reader: Reader, rids: Sequence[int]) -> list[MirroredRun]:
+    """These runs without their documents, by project and time."""
+    columns = ", ".join(("rid", "entity", "project", "run_id", *VERSIONS))
+    with asking(reader) as connection:
+        found = connection.execute(
+            f"select {columns} from runs_raw where rid in (select unnest(?::bigint[])) "
+            "order by source, entity, project, created_at, rid",
+            [list(rids)],
+        )
+        return [MirroredRun(row) for row in dicts(found)]
 
 
 def push_run(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import MirrorError
 from mirror.importers.from_mlflow.models import collection_name, model_versions, tags_of
 from mirror.importers.places import Namespace
-from mirror.query.sql import asking
+from mirror.query.sql import asking, dicts
 from mirror.records import Artifact, ArtifactEntry, ArtifactUse, ItemKey, manifest_digest
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def versions_of(reader: Reader, source: str, here: Namespace) -> Iterator[Mirror
             "and state = 'COMMITTED' and type <> ? order by collection, version",
             [source, here.entity, here.project, EXPORTS],
         )
-        names = [column[0] for column in cursor.description]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        rows = dicts(cursor)
         uses: dict[int, list[ArtifactUse]] = {}
         for rid, *use in connection.execute(
             "select u.rid, u.entity, u.project, u.run_id, u.used_as from raw.artifact_uses u "

@@ -54,10 +54,10 @@ class Held:
 
 def select(state: Sandbox, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
     """The rows of a query of our own, as dictionaries."""
+    from mirror.query.sql import dicts
+
     with state.explained(None):
-        cursor = state.cursor().execute(sql, list(params))
-        names = [column[0] for column in cursor.description or []]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return dicts(state.cursor().execute(sql, list(params)))
 
 
 def document(text: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.query.leaves import config, json_of, label, leaves, same, shown, summary
 from mirror.query.origin import command, git, metadata
-from mirror.query.sql import asking
+from mirror.query.sql import asking, dicts
 from mirror.query.table import Table
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def compared(reader: Reader, rids: Sequence[int], parts: Sequence[str] = PARTS) 
 def _rows(reader: Reader, rids: Sequence[int]) -> list[dict[str, Any]]:
     with asking(reader) as connection:
         found = connection.execute("select * from runs_raw where list_contains(?, rid)", [list(rids)])
-        names = [column[0] for column in found.description or []]
-        by_rid = {row[names.index("rid")]: dict(zip(names, row, strict=True)) for row in found.fetchall()}
+        by_rid = {row["rid"]: row for row in dicts(found)}
     return [by_rid[rid] for rid in rids]
 
 

@@ -9,7 +9,7 @@ from mirror.query.keys import main_metrics
 from mirror.query.leaves import config, summary
 from mirror.query.origin import arguments, command, git, metadata
 from mirror.query.rows import TABLE
-from mirror.query.sql import asking
+from mirror.query.sql import asking, dicts
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,9 +45,7 @@ def page(reader: Reader, row: Mapping[str, Any], *, logs: int = 0, main: Sequenc
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection, query: str, params: Sequence[Any]) -> list[dict[str, Any]]:
-    found = cursor.execute(query, params)
-    names = [column[0] for column in found.description or []]
-    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+    return dicts(cursor.execute(query, params))
 
 
 def _run(row: Mapping[str, Any]) -> dict[str, Any]:

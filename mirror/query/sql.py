@@ -42,6 +42,12 @@ _ROWS = 4096
 _ARROW_ROWS = 65_536
 
 
+def dicts(found: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """All rows of what was asked, by the names of their columns."""
+    names = [column[0] for column in found.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
 def execute(reader: Reader, sql: str, params: Params = None) -> Result:
     """Check one statement against the state the reader is pinned to. Rows come when they are asked for.
 

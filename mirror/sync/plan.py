@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from mirror.errors import SourceError
+from mirror.portions import portions
 from mirror.records import Failure, ListedRun, Listing
 from mirror.sources.parts import ALL, RUN_PARTS
 from mirror.sources.protocol import Held, Wanted
@@ -53,16 +54,8 @@ class Plan:
     def portions(self, rows: int) -> Iterator[list[Wanted]]:
         """The wanted runs in portions for a worker each: 50 runs, or about so many rows. Long ones first, so
         that no worker is left with one when the others are done."""
-        portion: list[Wanted] = []
-        weight = 0
-        for wanted in sorted(self.wanted, key=lambda w: w.new_rows if w.new_rows > rows else 0, reverse=True):
-            if portion and (weight + wanted.new_rows > rows or len(portion) == RUNS_TOGETHER):
-                yield portion
-                portion, weight = [], 0
-            portion.append(wanted)
-            weight += wanted.new_rows
-        if portion:
-            yield portion
+        long_first = sorted(self.wanted, key=lambda w: w.new_rows if w.new_rows > rows else 0, reverse=True)
+        return portions(long_first, lambda wanted: wanted.new_rows, rows, RUNS_TOGETHER)
 
 
 @dataclass

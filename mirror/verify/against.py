@@ -17,7 +17,9 @@ from mirror.importers.places import Namespace
 from mirror.importers.references import References
 from mirror.paths import WandbPath
 from mirror.pool import Pool
+from mirror.portions import portions
 from mirror.query.runs import Selection, rids
+from mirror.query.sql import dicts
 from mirror.records import ListedRun, Listing, RunKey
 from mirror.sources.parts import OF_RUNS
 from mirror.sources.protocol import Rows, SystemMetrics, Wanted
@@ -58,8 +60,7 @@ def chosen(reader: Reader, paths: Sequence[WandbPath], source: str | None) -> It
     )
     for host, entity, project, numbers, count in projects:
         cursor = db.execute(f"select {columns} from runs_raw where rid in (select unnest(?::bigint[]))", [numbers])
-        names = [column[0] for column in cursor.description]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        rows = dicts(cursor)
         yield HeldProject(host, Namespace(entity, project), rows, whole=len(rows) == count)
     bare = db.execute(
         "select p.source, p.entity, p.project from projects p anti join raw.live r on r.source = p.source "
@@ -182,7 +183,7 @@ def _compare_runs(
     pool = Pool(workers, "verify")
     waiting: list[Future[None]] = []
     try:
-        for part in _portions(pairs):
+        for part in portions(pairs, _size, _ROWS_TOGETHER, _RUNS_TOGETHER):
             if stop.is_set():
                 return
             while len(waiting) >= 2 * workers:
@@ -196,18 +197,9 @@ def _compare_runs(
         pool.close()
 
 
-def _portions(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    portion: list[Pair] = []
-    weight = 0
-    for run_id, row in pairs:
-        size = row["history_rows"] + row["system_rows"] + row["logs_rows"] // 10
-        if portion and (len(portion) == _RUNS_TOGETHER or weight + size > _ROWS_TOGETHER):
-            yield portion
-            portion, weight = [], 0
-        portion.append((run_id, row))
-        weight += size
-    if portion:
-        yield portion
+def _size(pair: Pair) -> int:
+    row = pair[1]
+    return int(row["history_rows"] + row["system_rows"] + row["logs_rows"] // 10)
 
 
 def _compare(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import SourceError
+from mirror.importers.references import REFERENCE, storage_id_of
 from mirror.importers.versions import EXPORTS
+from mirror.query.sql import dicts
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ItemKey
 from mirror.sources.wandb import WandbSource
 from mirror.verify.findings import Findings, as_json
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 _NAMED = ("digest", "description", "size", "metadata")
 _COLUMNS = "storage_id, collection, type, version, digest, aliases, tags, description, metadata, size"
 _ENTRIES = "path, digest, size, ref"
-_REFERENCE = re.compile(r"wandb-artifact://((?:[0-9a-fA-F]{2})+)/(.*)", re.S)
-"""An artifact's storage id, which is base64, as hexadecimal digits; and the path of an entry in it."""
 
 
 def compare_artifacts(reader: Reader, held: HeldProject, other: Other, findings: Findings) -> None:
@@ -38,10 +36,8 @@ def compare_artifacts(reader: Reader, held: HeldProject, other: Other, findings:
         "and coalesce(state, 'COMMITTED') = 'COMMITTED' and type <> ? order by type, collection, version"
     )
     cursor = db.execute(query, [held.source, held.here.entity, held.here.project, EXPORTS])
-    names = [column[0] for column in cursor.description]
     mine: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for values in cursor.fetchall():
-        row = dict(zip(names, values, strict=True))
+    for row in dicts(cursor):
         mine.setdefault((row["type"], row["collection"]), []).append(row)
     where = held.here.path
     try:
@@ -154,7 +150,7 @@ class _Led:
         self._there: dict[str, str | None] = {}
 
     def same(self, here: str | None, there: str | None) -> bool:
-        ours, others = (_REFERENCE.fullmatch(ref or "") for ref in (here, there))
+        ours, others = (REFERENCE.fullmatch(ref or "") for ref in (here, there))
         if ours is None or others is None or ours[2] != others[2]:
             return False
         digest = self._held(ours[1])
@@ -163,21 +159,18 @@ class _Led:
     def _held(self, hexed: str) -> str | None:
         if hexed not in self._here:
             query = "select digest from artifacts where source = ? and storage_id = ?"
-            found = self._db.execute(query, [self._source, _storage_id(hexed)]).fetchone()
+            found = self._db.execute(query, [self._source, storage_id_of(hexed)]).fetchone()
             self._here[hexed] = found[0] if found else None
         return self._here[hexed]
 
     def _shown(self, hexed: str) -> str | None:
         if hexed not in self._there:
-            storage_id = _storage_id(hexed)
-            nobody = ArtifactCollection(ItemKey(self._client.source, storage_id, "", ""), "", "")
-            found = fetch_artifact(self._client, nobody, storage_id)
+            found = None
+            if (storage_id := storage_id_of(hexed)) is not None:
+                nobody = ArtifactCollection(ItemKey(self._client.source, storage_id, "", ""), "", "")
+                found = fetch_artifact(self._client, nobody, storage_id)
             self._there[hexed] = found.digest if found else None
         return self._there[hexed]
-
-
-def _storage_id(hexed: str) -> str:
-    return base64.b64encode(bytes.fromhex(hexed)).decode()
 
 
 def _document(text: str | None) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mirror.importers.versions import EXPORTS
+from mirror.query.sql import dicts
 from mirror.store.blobs import blob_path
 from mirror.verify.findings import Findings
 from mirror.verify.other import HeldProject, Other
@@ -107,8 +108,7 @@ def _rows(reader: Reader, rids: Sequence[int]) -> list[dict[str, Any]]:
         """,
         [EXPORTS, list(rids)],
     )
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return dicts(cursor)
 
 
 def _missing(reader: Reader, row: Mapping[str, Any]) -> int:

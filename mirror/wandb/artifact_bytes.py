@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from mirror.errors import TerminalSourceError
 from mirror.pool import Pool
+from mirror.portions import portions
 from mirror.records import ArtifactEntry
 from mirror.wandb.client import Client, nodes
 from mirror.wandb.mutations import mutate
@@ -81,26 +82,13 @@ def send_files(
     try:
         for last in (*[False] * (_ROUNDS - 1), True):
             again: list[Stored] = []
-            for batch in _batches(waiting):
+            for batch in portions(waiting, lambda file: file.size, BYTES_AT_ONCE, FILES_AT_ONCE):
                 again += _send(client, storage_id, manifest, batch, patience, pool, sent, born, last)
             if not (waiting := again):
                 break
     finally:
         pool.close()
     return born
-
-
-def _batches(files: Sequence[Stored]) -> Iterator[list[Stored]]:
-    batch: list[Stored] = []
-    nbytes = 0
-    for file in files:
-        if batch and (len(batch) == FILES_AT_ONCE or nbytes + file.size > BYTES_AT_ONCE):
-            yield batch
-            batch, nbytes = [], 0
-        batch.append(file)
-        nbytes += file.size
-    if batch:
-        yield batch
 
 
 @dataclass

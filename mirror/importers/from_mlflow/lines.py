@@ -5,7 +5,7 @@ metrics of it: the k-th point of a key at a step goes into the k-th row of that 
 and then of k. W&B wants steps that ascend, so that rows get steps by the same rule as every run's (see
 `mirror.importers.lines`), and say under STEP which they had. A row has the time of its first point; points of another
 time are named under TIMES, a JSON text: {"key": seconds}. Nothing is merged or left out. Metrics of the system go into
-the stream that W&B has for them (see `mlflow_system`).
+the stream that W&B has for them (see `mirror.importers.from_mlflow.system`).
 """
 
 from __future__ import annotations

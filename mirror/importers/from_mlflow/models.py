@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.query.sql import asking
+from mirror.query.sql import asking, dicts
 from mirror.records import Artifact, ArtifactEntry, ItemKey, manifest_digest
 from mirror.store.blobs import blob_path
 
@@ -52,8 +52,7 @@ def model_versions(reader: Reader, source: str, here: Namespace) -> list[ModelVe
             "order by a.collection, a.version",
             [source, here.entity, here.project],
         )
-        names = [column[0] for column in cursor.description]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        rows = dicts(cursor)
     newest = {row["collection"]: row["version"] for row in rows}
     staged = {(row["collection"], stage): row["version"] for row in rows if (stage := _stage(row))}
     return [_version(reader, row, newest, staged) for row in rows]

@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from mirror.importers.account import Account
 from mirror.importers.outgoing import gathered
 from mirror.importers.to_mlflow.names import unique_names
+from mirror.portions import portions
 from mirror.query.rows import TABLE
 from mirror.query.sql import asking
 from mirror.records import Stream
@@ -163,16 +164,8 @@ class RunPoints:
 
 def _together(series: Sequence[Series]) -> Iterator[list[Series]]:
     """Neighbours of one stream, as many as one query sorts."""
-    part: list[Series] = []
-    cells = 0
-    for one in series:
-        if part and (one.stream != part[0].stream or cells + one.numbers > _TOGETHER):
-            yield part
-            part, cells = [], 0
-        part.append(one)
-        cells += one.numbers
-    if part:
-        yield part
+    for _, of_stream in groupby(series, key=lambda one: one.stream):
+        yield from portions(of_stream, lambda one: one.numbers, _TOGETHER)
 
 
 def metrics(points: Sequence[Point]) -> list[dict[str, Any]]:

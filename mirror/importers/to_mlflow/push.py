@@ -20,11 +20,11 @@ from mirror.importers.account import INTERRUPTED, Account, Totals
 from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace
 from mirror.importers.push import PushProgress
-from mirror.importers.run import VERSIONS, MirroredRun, mirrored_runs
+from mirror.importers.run import MirroredRun, listed_runs, mirrored_runs
 from mirror.importers.to_mlflow.document import identity
 from mirror.importers.to_mlflow.run import Copy, There, documents, found_runs, prove, send_run
 from mirror.pool import Pool
-from mirror.query.sql import asking
+from mirror.portions import portions
 from mirror.sources.mlflow.rest import RestRoad
 from mirror.sources.mlflow.road import Json
 from mirror.wandb.budget import Stopped
@@ -94,18 +94,9 @@ def plan_mlflow(
 ) -> list[Planned]:
     """Which runs go into which experiment, and what is there of them. Writes nothing; raises UsageError if a run would
     be sent to where it came from, a SourceError if the server cannot be asked."""
-    columns = ", ".join(("rid", "entity", "project", "run_id", *VERSIONS))
-    with asking(reader) as connection:
-        found = connection.execute(
-            f"select {columns} from runs_raw where rid in (select unnest(?::bigint[])) "
-            "order by source, entity, project, created_at, rid",
-            [list(rids)],
-        )
-        names = [column[0] for column in found.description]
-        runs = [MirroredRun(dict(zip(names, row, strict=True))) for row in found.fetchall()]
     planned: list[Planned] = []
     by_experiment: dict[str, list[MirroredRun]] = {}
-    for run in runs:
+    for run in listed_runs(reader, rids):
         by_experiment.setdefault(options.experiment(run.namespace), []).append(run)
     for name, some in by_experiment.items():
         for run in some:
@@ -198,7 +189,7 @@ class _Push:
         sending: deque[list[Future[_Sent]]] = deque()
         proving: deque[tuple[list[_Sent], Future[None]]] = deque()
         try:
-            for group in _groups(waiting):
+            for group in portions(waiting, _rows, _ROWS, _TOGETHER):
                 self._there.check()
                 for name in {p.experiment for p in group} - self._ids.keys():
                     self._ids[name] = self._experiment(name)
@@ -306,15 +297,5 @@ class _Push:
         return future.result()
 
 
-def _groups(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
-    group: list[Planned] = []
-    rows = 0
-    for p in planned:
-        weight = p.run.row["history_rows"] + p.run.row["system_rows"]
-        if group and (len(group) == _TOGETHER or rows + weight > _ROWS):
-            yield group
-            group, rows = [], 0
-        group.append(p)
-        rows += weight
-    if group:
-        yield group
+def _rows(p: Planned) -> int:
+    return int(p.run.row["history_rows"] + p.run.row["system_rows"])
