@@ -172,11 +172,11 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path) -> No
         "with Writer(sys.argv[1]) as w: print(1, flush=True); w.compact(everything=True)"
     )
     killed = 0
-    for _ in range(6):
+    for n in range(6):
         with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            time.sleep(rnd.random() * 0.15)
+            time.sleep(rnd.uniform(0, 0.03 * n))
             os.kill(process.pid, signal.SIGKILL)
             killed += process.wait() == -signal.SIGKILL
         assert content(root) == before

@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -18,9 +20,10 @@ import pytest
 import requests
 from artifact_wire import Logging
 from contents import content, same
+from liar import Request
 from serving import Server, serving
 from starting import Started, run_mirror
-from syncing import Copy, log_run, logged, sampled
+from syncing import Copy, log_run, logged, proxied, sampled
 from test_compact import content as rows_of
 from test_compact import fill
 
@@ -81,31 +84,55 @@ def test_a_sync_of_everything_killed_at_random_moments(server: Server, tmp_path:
     chance = random.Random(SEED)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    calm, copy = (Copy(tmp_path / name, server.url, server.key) for name in ("calm", "killed"))
-    copy.env = {"MIRROR_FLUSH_SECONDS": "0.05", "TMPDIR": str(scratch)}
-    began = time.monotonic()
-    run_mirror(calm.arguments(*ARGS), env=calm.environ(), check=True)
-    duration = time.monotonic() - began
-    truth = content(calm.root)
-    assert len(truth["artifact_entries"]) == 40 and len(truth["sweeps"]) == len(truth["reports"]) == 4
-    kills = 0
-    for n in range(KILLS):
-        with Started(copy.arguments(*ARGS), env=copy.environ(), stderr=subprocess.DEVNULL) as process:
-            time.sleep(chance.uniform(0.4, 1.0) * duration)
-            kills += process.poll() is None
-            process.kill()
-        if n % 3 == 1 and (copy.root / "catalog.sqlite").exists():  # two at once clean up after it
-            code = "import sys; from mirror.store import Writer; Writer(sys.argv[1]).close()"
-            both = [subprocess.Popen([sys.executable, "-c", code, str(copy.root)]) for _ in range(2)]
-            assert [one.wait(60) for one in both] == [0, 0]
-            assert list((copy.root / "sessions").iterdir()) == []
-            if (copy.root / "data").exists():
-                catalog = peek(copy.root)
-                assert catalog is not None
-                known = {str(copy.root / path) for (path,) in catalog.db.execute("select path from files")}
-                catalog.close()
-                assert {str(p) for p in (copy.root / "data").rglob("*") if p.is_file()} == known
-    assert kills
+    with proxied(server) as proxy:
+        calm, copy = (Copy(tmp_path / name, proxy.url, server.key) for name in ("calm", "killed"))
+        copy.env = {"MIRROR_FLUSH_SECONDS": "0.05", "TMPDIR": str(scratch)}
+        run_mirror(calm.arguments(*ARGS), env=calm.environ(), check=True)
+        truth = content(calm.root)
+        assert len(truth["artifact_entries"]) == 40 and len(truth["sweeps"]) == len(truth["reports"]) == 4
+        asked, kills = len(proxy.requests), 0
+        for n in range(KILLS):
+            proxy.reset()
+            at = chance.randrange(1, asked * 3 // (4 if n == 0 else 8))  # it goes on where it was killed
+            due, dead = threading.Event(), threading.Event()
+
+            def before(
+                request: Request, at: int = at, due: threading.Event = due, dead: threading.Event = dead
+            ) -> None:
+                if len(proxy.requests) >= at:  # nothing is answered from here on
+                    due.set()
+                    dead.wait(60)
+
+            proxy.before = before
+            with Started(copy.arguments(*ARGS), env=copy.environ(), stderr=subprocess.DEVNULL) as process:
+                while process.poll() is None and not due.wait(0.01):
+                    pass
+                time.sleep(chance.uniform(0, 0.05))
+                process.kill()
+                kills += process.wait(60) == -signal.SIGKILL
+                dead.set()
+            if n % 3 == 1 and (copy.root / "catalog.sqlite").exists():  # two at once clean up after it
+                code = "import sys; from mirror.store import Writer; Writer(sys.argv[1]).close()"
+                both = [subprocess.Popen([sys.executable, "-c", code, str(copy.root)]) for _ in range(2)]
+                assert [one.wait(60) for one in both] == [0, 0]
+                assert list((copy.root / "sessions").iterdir()) == []
+                if (copy.root / "data").exists():
+                    catalog = peek(copy.root)
+                    assert catalog is not None
+                    known = {str(copy.root / path) for (path,) in catalog.db.execute("select path from files")}
+                    catalog.close()
+                    assert {str(p) for p in (copy.root / "data").rglob("*") if p.is_file()} == known
+        print("kills", kills, "of", asked, "requests")
+        assert kills
+        proxy.reset()
+        finish(copy, scratch)
+    same(content(copy.root), truth)
+    tidy(copy.root)
+    assert list(scratch.iterdir()) == []
+
+
+def finish(copy: Copy, scratch: Path) -> None:
+    """Two start at once where others died: one of them goes on, and cleans up."""
     (scratch / "mirror-export-of-the-dead").mkdir()
     for folder in scratch.iterdir():  # as if the kills were some minutes ago
         os.utime(folder, (1, 1))
@@ -116,9 +143,6 @@ def test_a_sync_of_everything_killed_at_random_moments(server: Server, tmp_path:
     said = [one.communicate(timeout=120)[1].decode() for one in two]
     assert 0 in [one.returncode for one in two], said
     assert all(one.returncode == 0 or "is being written by" in text for one, text in zip(two, said, strict=True)), said
-    same(content(copy.root), truth)
-    tidy(copy.root)
-    assert list(scratch.iterdir()) == []
 
 
 def test_killed_while_replaced_files_are_removed(tmp_path: Path) -> None:
