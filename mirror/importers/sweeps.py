@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror.errors import SourceError
+from mirror.errors import SourceError, TransientSourceError
 from mirror.importers.places import Namespace
 from mirror.query.sql import asking
 from mirror.records import Sweep
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 SweepKey = tuple[str, str, str, str]
 """Source, entity, project, sweep id."""
+
+COPIED = ("name", "description", "state", "config")
+"""What a copy says as the sweep does."""
 
 _ENDED = "FINISHED"
 _STATES = {"FINISHED", "STOPPED", "CANCELED", "PAUSED", "PENDING"}
@@ -38,6 +41,13 @@ class Copied:
     def among(self, known: Iterable[Sweep]) -> Sweep | None:
         """The copy of it, if it is one of these."""
         return next((sweep for sweep in known if (sweep.description or "").endswith(self.mark)), None)
+
+    def unlike(self, copy: Sweep | None) -> dict[str, str]:
+        """What a copy is to be given to be like it; everything, if there is none."""
+        wanted = {name: getattr(self, name) or "" for name in COPIED}
+        if copy is None:
+            return {name: value for name, value in wanted.items() if value}
+        return {name: value for name, value in wanted.items() if value != (getattr(copy, name) or "")}
 
 
 def copied_sweeps(reader: Reader, source: str, here: Namespace) -> list[Copied]:
@@ -60,8 +70,8 @@ def copied_sweeps(reader: Reader, source: str, here: Namespace) -> list[Copied]:
 def copy_sweeps(
     reader: Reader, client: Client, places: Mapping[tuple[str, Namespace], Namespace]
 ) -> tuple[dict[SweepKey, str], list[str]]:
-    """Make the sweeps of some projects where they are not there yet. Returns the id of each copy, and what went
-    wrong."""
+    """Make the sweeps of some projects where they are not there yet, and change copies whose originals changed since.
+    Returns the id of each copy, and what went wrong."""
     copies: dict[SweepKey, str] = {}
     errors: list[str] = []
     for (source, here), there in places.items():
@@ -69,22 +79,24 @@ def copy_sweeps(
         if not wanted:
             continue
         try:
-            known, _ = list_sweeps(client, there.entity, there.project)
-            for sweep in wanted:
-                copy = sweep.among(known)
-                copies[source, here.entity, here.project, sweep.sweep_id] = (
-                    copy.sweep_id
-                    if copy is not None
-                    else upsert_sweep(
-                        client,
-                        there.entity,
-                        there.project,
-                        sweep.config,
-                        name=sweep.name,
-                        description=sweep.description,
-                        state=sweep.state,
-                    )
-                )
+            known, listing = list_sweeps(client, there.entity, there.project)
         except SourceError as e:
             errors.append(f"sweeps of {here.path}: {e}")
+            continue
+        for sweep in wanted:
+            copy = sweep.among(known)
+            try:
+                if copy is None and not listing.complete:
+                    raise TransientSourceError("not all sweeps that are there were listed: run it again")
+                changed = sweep.unlike(copy)
+                sweep_id = copy.sweep_id if copy is not None else None
+                if sweep_id is None or changed:
+                    storage_id = copy.key.storage_id if copy is not None else None
+                    made = upsert_sweep(client, there.entity, there.project, storage_id=storage_id, **changed)
+                    sweep_id = sweep_id or made
+                copies[source, here.entity, here.project, sweep.sweep_id] = sweep_id
+            except SourceError as e:
+                errors.append(f"{here.path}/sweeps/{sweep.sweep_id}: {e}")
+                if copy is not None:
+                    copies[source, here.entity, here.project, sweep.sweep_id] = copy.sweep_id
     return copies, errors

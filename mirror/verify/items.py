@@ -9,7 +9,7 @@ from mirror.errors import SourceError
 from mirror.importers.places import Namespace
 from mirror.importers.reports import reports_as_sent, same_content
 from mirror.importers.run import Destination
-from mirror.importers.sweeps import copied_sweeps
+from mirror.importers.sweeps import COPIED, copied_sweeps
 from mirror.records import Report, Sweep
 from mirror.verify.findings import Findings, as_json, plain
 from mirror.verify.other import HeldProject, Other
@@ -54,7 +54,7 @@ def compare_sweeps(
             findings.differ(where, "sweeps", here="the sweep")
         elif held.whole and copy is not None:
             findings.count(sweeps=1)
-            for name in ("name", "description", "state", "config"):
+            for name in COPIED:
                 _pair(where, "sweeps", name, getattr(sweep, name), getattr(copy, name), findings)
     return copies
 

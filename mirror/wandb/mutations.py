@@ -160,10 +160,20 @@ def upsert_project(client: Client, entity: str, project: str, *, description: st
 
 
 def upsert_sweep(
-    client: Client, entity: str, project: str, config: str, *, name: str | None, description: str | None, state: str
+    client: Client,
+    entity: str,
+    project: str,
+    *,
+    storage_id: str | None = None,
+    config: str | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    state: str | None = None,
 ) -> str:
-    """Make a sweep from its YAML; returns the id the server gave it. Asked once: a second try might make two."""
+    """Make a sweep from its YAML, or change the one with a storage id, where None leaves a field as it is; returns the
+    id the server gave it. To make one is asked once: a second try might make two."""
     given = {
+        "id": ("ID", storage_id),
         "entityName": ("String", entity),
         "projectName": ("String", project),
         "config": ("String", config),
@@ -171,7 +181,8 @@ def upsert_sweep(
         "description": ("String", description),
         "state": ("String", state),
     }
-    payload = mutate(client, "upsertSweep", given, "sweep { id name }", patience=Patience(tries=1))
+    patience = NORMAL if storage_id else Patience(tries=1)
+    payload = mutate(client, "upsertSweep", given, "sweep { id name }", patience=patience)
     made = (payload.get("sweep") or {}).get("name")
     if not isinstance(made, str):
         raise TerminalSourceError(f"`{client.source}` did not say which sweep it made")
