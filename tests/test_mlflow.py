@@ -6,10 +6,8 @@ import hashlib
 import io
 import json
 import math
-import os
 import random
 import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,7 +20,6 @@ from typing import Any
 
 import mlflow_points
 import pytest
-import requests
 from mlflow_points import Point, text, there
 from serving import Server, serving
 
@@ -50,6 +47,7 @@ from mlflow.entities import (
     ViewType,
 )
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from tracking import tracking
 
 pytestmark = pytest.mark.slow
 
@@ -85,32 +83,10 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    database = folder / "store.db"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "artifacts")]
-    environ = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("wb") as out:
-        server = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=environ, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if requests.get(f"{url}/health", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                pass
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
-            time.sleep(0.2)
-        found = Lab(url, database, MlflowClient(url))
+    with tracking(folder, "--workers", "1") as server:
+        found = Lab(server.url, server.database, server.client)
         fill(found, folder)
         yield found
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
 
 
 def fill(lab: Lab, folder: Path) -> None:
@@ -521,7 +497,10 @@ def test_imported_again_nothing_is_sent_but_what_is_new(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.url)
     monitor = SystemMetricsMonitor(run_id, sampling_interval=0.1, samples_before_logging=2, tracking_uri=lab.url)
     monitor.start()
-    time.sleep(1)
+    deadline = time.monotonic() + 120
+    while len(lab.client.get_metric_history(run_id, "system/cpu_utilization_percentage")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     monitor.finish()
     watched = importer.import_runs([MlflowRun(lab.client.get_run(run_id))], namespace=place)
     assert watched.ok and watched.counts["system"] >= 2
