@@ -92,5 +92,7 @@ def test_an_origin_of_an_earlier_import_is_kept_and_a_fork_is_sent_whole() -> No
     once = with_origin(point, row, {})
     assert "branch_point" not in once and '"x":{"value":2.0}' in once
     assert origin_of(once)["forked_from"] == {"run_id": "parent", "step": 5}
+    of_log = origin_of(with_origin("{}", row | {"fork_run_id": "parent", "fork_step": 5}, {}))
+    assert of_log["forked_from"] == {"run_id": "parent", "step": 5}  # the record of a log says it, the config does not
     again = origin_of(with_origin(once, row | {"storage_id": "2"}, {}))
     assert again["storage_id"] == "2" and again["previous"]["storage_id"] == "1"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from artifact_wire import Logging
 from commanding import Done, call
 from serving import Server, serving
 from syncing import Copy, log_run, logged
@@ -102,3 +103,121 @@ def test_copies_of_sweeps_follow_their_originals(
     mark = f"Copied from {copy.url.removeprefix('http://')}/local/turn/sweeps/{sweep['name']}"
     assert after[first["name"]] == first | changed | {"description": mark} and first["runCount"] == 1
     assert after[second["name"]] == second | {"displayName": ""}
+
+
+USE = "mutation U($i: UseArtifactInput!) { useArtifact(input: $i) { artifact { id } } }"
+UPDATE = """mutation($id: ID!, $m: JSONString) {
+    updateArtifact(input: {artifactID: $id, metadata: $m}) { artifact { id } } }"""
+DESCRIBE = """mutation($id: ID!, $d: String) {
+    updateArtifactSequence(input: {artifactSequenceID: $id, description: $d}) { artifactCollection { id } } }"""
+VERSIONS = """query($p: String!, $c: String!) { project(name: $p, entityName: "local") {
+    artifactCollection(name: $c) { id artifacts(first: 9) {
+    edges { node { id versionIndex usedBy { edges { node { name } } } } } } } } }"""
+
+
+def versions(server: Server, project: str, collection: str) -> tuple[str, dict[int, dict[str, Any]]]:
+    """The id of a collection, and its versions by number."""
+    held = server.graphql(VERSIONS, p=project, c=collection)["project"]["artifactCollection"]
+    return held["id"], {edge["node"]["versionIndex"]: edge["node"] for edge in held["artifacts"]["edges"]}
+
+
+def logs(server: Server, project: str, run_id: str, collection: str, data: bytes) -> str:
+    """The id of a version that a run logs."""
+    where = {"entityName": "local", "projectName": project}
+    made = Logging(server, collection, {"x": data}, **where, runName=run_id, historyStep="3")
+    made.project = where
+    made.all()
+    return made.id
+
+
+def uses(server: Server, project: str, run_id: str, artifact_id: str) -> None:
+    run = {"entityName": "local", "projectName": project, "runName": run_id}
+    server.graphql(USE, i=run | {"artifactID": artifact_id})
+
+
+def test_artifacts_of_single_runs_and_who_used_them(
+    server: Server, there: Server, copy: Copy, push: Pushed, verify: Verified
+) -> None:
+    for project, names in (("solo", ("one", "two", "bare")), ("far", ("maker", "late"))):
+        for name in names:
+            log_run(server, project, name, logged(2))
+    first, second = (logs(server, "solo", "one", "data", b"%d" % n) for n in range(2))
+    far = logs(server, "far", "maker", "other", b"far")
+    uses(server, "solo", "two", second)
+    uses(server, "solo", "one", far)
+    copy.sync("local/solo", "local/far", "--all-bytes")
+    push("local/far", "local/solo", "--verify")
+
+    def artifacts_of(*paths: str, code: int = 0, against: Server = there) -> tuple[Any, set[tuple[str, ...]]]:
+        done, found = verify(*paths, against=against.url)
+        assert done.code == code, found
+        return found["compared"].get("artifacts"), told(found)
+
+    assert artifacts_of("local/solo/one") == (3, set()) and artifacts_of("local/solo/two") == (1, set())
+    assert artifacts_of("local/solo/bare") == (None, set()) and artifacts_of("local/solo") == (2, set())
+    assert artifacts_of("local/solo/one", against=server) == (3, set())
+    copied = versions(there, "solo", "data")[1]
+    there.graphql(UPDATE, id=copied[1]["id"], m='{"n": 2}')
+    wrong = {("data:v1", "artifacts", "metadata")}
+    assert artifacts_of("local/solo/one", code=1) == (3, wrong) and artifacts_of("local/solo/two", code=1) == (1, wrong)
+    assert artifacts_of("local/solo/bare") == (None, set())
+    there.graphql(UPDATE, id=copied[1]["id"], m="{}")
+
+    # A run of another project used what was sent before it, and a collection has a description now.
+    uses(server, "far", "late", first)
+    sequence = versions(server, "solo", "data")[0]
+    server.graphql(DESCRIBE, id=sequence, d="rows")
+    copy.sync("local/solo", "local/far")
+    wrong = {("data:v0", "artifacts", "used by"), ("data", "collections", "description")}
+    assert artifacts_of("local/solo", code=1)[1] == wrong
+    push("local/solo")
+    assert artifacts_of("local/solo") == (2, set())
+    users = versions(there, "solo", "data")[1][0]["usedBy"]["edges"]
+    assert [edge["node"]["name"] for edge in users] == ["late"]
+    server.graphql(DESCRIBE, id=sequence, d="")
+    copy.sync("local/solo")
+    push("local/solo")
+    assert artifacts_of("local/solo") == (2, set())
+
+
+def test_runs_whose_lineage_the_mirror_does_not_know_are_not_deletable(
+    server: Server, copy: Copy, verify: Verified
+) -> None:
+    for project, name in (("kin", "one"), ("kin", "two"), ("kin", "three"), ("elsewhere", "maker")):
+        log_run(server, project, name, logged(2))
+    own, foreign = logs(server, "kin", "one", "mine", b"1"), logs(server, "elsewhere", "maker", "other", b"2")
+    copy.sync("local/kin", "--all-bytes")
+
+    def reasons(*paths: str) -> dict[str, Any]:
+        done = call("verify", *paths, "--against", server.url, "--deletable", "--format", "json", root=copy.root)
+        return {one["run"].rsplit("/", 1)[1]: one["reasons"] for one in json.loads(done.out)["deletable"]}
+
+    assert reasons("local/kin") == {"one": [], "two": [], "three": []} and reasons("local/kin/one") == {"one": []}
+    uses(server, "kin", "two", own)
+    uses(server, "kin", "three", foreign)
+    found = reasons("local/kin")
+    assert found["one"] == ["1 differences were found"]  # what it logged is used, and the mirror does not know
+    assert found["two"] == ["it used local/kin/mine:v0, which the mirror does not know: `mirror sync local/kin`"]
+    unknown = "it used local/elsewhere/other:v0, which the mirror does not know: `mirror sync local/elsewhere`"
+    assert found["three"] == [unknown]
+    copy.sync("local/kin")
+    assert reasons("local/kin") == {"one": [], "two": [], "three": [unknown]}
+    assert reasons("local/kin/three") == {"three": [unknown]}
+    copy.sync("local/elsewhere")
+    assert reasons("local/kin") == {"one": [], "two": [], "three": []}
+
+
+def test_copies_of_runs_that_were_rewound_or_forked_are_as_their_originals(
+    server: Server, copy: Copy, push: Pushed, verify: Verified
+) -> None:
+    rewind = "mutation R($i: RewindRunInput!) { rewindRun(input: $i) { rewoundRun { historyLineCount } } }"
+    log_run(server, "branches", "rewound", logged(9))
+    point = {"runName": "rewound", "entityName": "local", "projectName": "branches", "metricName": "_step"}
+    assert server.graphql(rewind, i=point | {"metricValue": 5})["rewindRun"]["rewoundRun"]["historyLineCount"] == 6
+    for name in ("rewound", "forked"):  # the SDK puts the point into the config of both
+        config = {"_wandb": {"value": {"branch_point": {"run_id": "rewound", "step": 5}}}}
+        log_run(server, "branches", name, logged(2), offset=6, config=json.dumps(config))
+    copy.sync("local/branches")
+    push("local/branches")
+    done, found = verify("local/branches")
+    assert done.code == 0 and found["compared"]["rows"] == 16, found

@@ -41,8 +41,9 @@ def with_origin(
     document, exact = _object(config, parse)
     origin: dict[str, Any] = {"path": f"{row['entity']}/{row['project']}/{row['run_id']}"}
     origin |= {name: said_of(row[name]) for name in _FIELDS if row.get(name) is not None}
-    if (point := branch_point(config)) is not None:
-        origin["forked_from"] = {"run_id": point[0], "step": point[1]}
+    if (point := forked_from(config, row)) is not None:
+        origin["forked_from"] = point
+    if branch_point(config) is not None:
         internal = document["_wandb"].get("value", document["_wandb"])
         del internal["branch_point"]
     if version is not None:
@@ -53,6 +54,13 @@ def with_origin(
     text = write(document, exact)
     comma = "," if document else ""
     return f'{text[:-1]}{comma}"{CONFIG_KEY}":{{"value":{write(origin, exact)}}}}}'
+
+
+def forked_from(config: str | None, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The run and the step that a run goes on from: of a rewound run, it names itself. The config says so, and of a run
+    that was read from its log, the row."""
+    point = branch_point(config) or (row.get("fork_run_id"), row.get("fork_step"))
+    return None if point[0] is None else {"run_id": point[0], "step": point[1]}
 
 
 def origin_of(config: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError
-from mirror.importers.origin import CONFIG_KEY, STEP, said_of
+from mirror.importers.origin import CONFIG_KEY, STEP, forked_from, said_of
 from mirror.importers.outgoing import config_of, gathered
 from mirror.query.rows import by_step, stretches
 from mirror.records import FileEntry, Run, Stream
@@ -218,6 +218,7 @@ class RunCompared:
         said = self._origin(run.config)
         self._imported = bool(said)
         row: Mapping[str, Any] = self._row
+        config, summary, metadata = self._documents()
         pairs = {name: (row[name], getattr(run, name)) for name in ATTRIBUTES}
         if row["name"] is None and not self._expected.is_origin:
             pairs["name"] = run.key.run_id, run.name  # what servers call a run that nobody named
@@ -225,9 +226,8 @@ class RunCompared:
             pairs |= {name: (row[name], getattr(run, name)) for name in FIXED}
             pairs["id"] = row["storage_id"], run.key.storage_id
         elif said:
-            fork = {"run_id": row["fork_run_id"], "step": row["fork_step"]} if row["fork_run_id"] else None
             pairs |= {name: (row[name], getattr(run, name)) for name in SAID if row[name] is not None}
-            pairs["forked_from"] = fork, said.get("forked_from")
+            pairs["forked_from"] = forked_from(config, row), said.get("forked_from")
             pairs["sweep"] = row["sweep"], run.sweep
             if (copy := self._expected.sweeps.get(row["sweep"] or "")) is not None:
                 pairs["sweep"] = copy, run.sweep
@@ -244,7 +244,6 @@ class RunCompared:
                 sides = {"here": as_json(plain(here)), "there": as_json(plain(there))}
                 self._findings.differ(self.where, "attributes", key=name, **sides)
         self._findings.count(attributes=len(pairs), attributes_kept_in_the_config_only=kept)
-        config, summary, metadata = self._documents()
         if self._reshaped:
             config = config_of(dict(row) | {"config_raw": config})
         self._tree("config", config, run.config)
