@@ -53,7 +53,7 @@ def manifest(entries: dict[str, dict[str, Any]]) -> bytes:
 
 
 def put(url: str, data: bytes) -> requests.Response:
-    return requests.put(url, data=data, timeout=60)  # no key, as the SDK
+    return requests.put(url, data=data, timeout=300)  # no key, as the SDK
 
 
 def ask(server: Server, query: str, key: str | None = None, **variables: Any) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def ask(server: Server, query: str, key: str | None = None, **variables: Any) ->
         f"{server.url}/graphql",
         json={"query": query, "variables": variables},
         auth=("api", key or server.key),
-        timeout=60,
+        timeout=300,
     )
     found: dict[str, Any] = answer.json()
     return found
@@ -160,6 +160,6 @@ def entries(server: Server, artifact_id: str) -> dict[str, dict[str, Any]]:
 def fetched(server: Server, artifact_id: str) -> dict[str, bytes]:
     """name -> the bytes of a committed artifact, by its links."""
     found = entries(server, artifact_id)
-    answers = {name: requests.get(file["directUrl"], timeout=60) for name, file in found.items()}
+    answers = {name: requests.get(file["directUrl"], timeout=300) for name, file in found.items()}
     assert all(a.ok for a in answers.values()), [a.text for a in answers.values()]
     return {name: answer.content for name, answer in answers.items()}

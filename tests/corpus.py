@@ -108,7 +108,7 @@ def http(path: str, body: Any) -> Any:
     import requests
 
     url, key = os.environ["WANDB_BASE_URL"], os.environ["WANDB_API_KEY"]
-    answer = requests.post(f"{url}{path}", json=body, auth=("api", key), timeout=60)
+    answer = requests.post(f"{url}{path}", json=body, auth=("api", key), timeout=300)
     answer.raise_for_status()
     return answer.json()
 
@@ -485,7 +485,7 @@ def offline() -> Truth:
         for i in range(25):
             run.log({"x": i + 0.125, "bad": math.nan if i % 4 == 0 else i / 3, "deep": {"list": [i, None]}})
     found = [str(path) for path in folder.glob("wandb/offline-run-*")]
-    subprocess.run([sys.executable, "-m", "wandb", "sync", *found], check=True, timeout=120, capture_output=True)
+    subprocess.run([sys.executable, "-m", "wandb", "sync", *found], check=True, timeout=300, capture_output=True)
     return truth
 
 

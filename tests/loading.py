@@ -42,7 +42,7 @@ class Wire:
     """One connection to a server."""
 
     def __init__(self, server: Server) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
         token = base64.b64encode(f"api:{server.key}".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
 

@@ -33,7 +33,7 @@ def read(api: Any, path: str, windows: list[tuple[int, int]]) -> dict[str, Any]:
 def main(wanted: str, found: str) -> None:
     import wandb
 
-    api = wandb.Api(timeout=60)
+    api = wandb.Api(timeout=300)
     read_back = [read(api, path, windows) for path, windows in pickle.loads(Path(wanted).read_bytes())]
     Path(found).write_bytes(pickle.dumps(read_back))
 

@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from ports import free_port
 from starting import Started, run_mirror
 
 SERVE = [sys.executable, "-c", "import sys; sys.argv[0] = 'mirror'; from mirror.cli import main; main()", "serve"]
@@ -33,7 +33,7 @@ class Server:
     def __init__(self, root: Path, *options: str, key: str | None = None) -> None:
         self.root = root
         self.key = key or secrets.token_hex(20)
-        self.port = _free_port()
+        self.port = free_port()
         self.options = options
         self.process: Started | None = None
         self.log = root.parent / f"serve-{self.port}.log"
@@ -59,7 +59,7 @@ class Server:
             "WANDB_ERROR_REPORTING": "false",
         }
 
-    def start(self, timeout: float = 90.0) -> None:
+    def start(self, timeout: float = 240.0) -> None:
         """Start the process and wait until it answers."""
         command = ["serve", "--mirror", str(self.root), "--port", str(self.port), *self.options]
         with self.log.open("ab") as log:
@@ -69,17 +69,17 @@ class Server:
             if self.process.poll() is not None:
                 break
             try:
-                if requests.get(f"{self.url}/ready", timeout=2).ok:
+                if requests.get(f"{self.url}/ready", timeout=300).ok:
                     return
             except requests.RequestException:
                 time.sleep(0.05)
         raise RuntimeError(f"the server did not start:\n{self.log.read_text()}")
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 180.0) -> int:
         """SIGTERM, and wait; returns the exit code."""
         return self._end(signal.SIGTERM, timeout)
 
-    def kill(self, timeout: float = 30.0) -> None:
+    def kill(self, timeout: float = 180.0) -> None:
         """SIGKILL, and wait."""
         self._end(signal.SIGKILL, timeout)
 
@@ -95,7 +95,7 @@ class Server:
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         """`data` of a query; AssertionError with the answer if there are errors."""
         answer = requests.post(
-            f"{self.url}/graphql", json={"query": query, "variables": variables}, auth=("api", self.key), timeout=60
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, auth=("api", self.key), timeout=300
         )
         body = answer.json()
         assert answer.ok and "errors" not in body, f"{answer.status_code}: {body}"
@@ -103,7 +103,7 @@ class Server:
         return data
 
     def post(self, path: str, body: Any) -> requests.Response:
-        return requests.post(f"{self.url}{path}", json=body, auth=("api", self.key), timeout=60)
+        return requests.post(f"{self.url}{path}", json=body, auth=("api", self.key), timeout=300)
 
     def upsert(self, project: str, name: str, entity: str = "local", **fields: Any) -> dict[str, Any]:
         """`upsertBucket`: make or change a run; returns its bucket."""
@@ -120,7 +120,7 @@ class Server:
         return self.post(f"/files/{entity}/{project}/{name}/file_stream", body)
 
 
-def client(server: Server, script: str, *args: str, timeout: float = 120, **env: str) -> Any:
+def client(server: Server, script: str, *args: str, timeout: float = 300, **env: str) -> Any:
     """Run a Python script with the real SDK against the server, in a process of its own (the SDK reads its
     environment once a process); returns what the script printed last, as JSON."""
     place = server.env["WANDB_DIR"]
@@ -139,10 +139,3 @@ def serving(root: Path, *options: str, key: str | None = None) -> Iterator[Serve
         yield server
     finally:
         server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port

@@ -143,7 +143,7 @@ def _nursery(modules: tuple[str, ...]) -> socket.socket:
                 stdin=subprocess.DEVNULL,
             )
         assert mine.recv(1) == b"+", f"the nursery of processes did not start: {process.wait(10)}"
-        atexit.register(lambda: (mine.close(), process.wait(30)))
+        atexit.register(lambda: (mine.close(), process.wait(300)))
         _nurseries[place] = mine
     return _nurseries[place]
 

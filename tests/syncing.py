@@ -103,7 +103,7 @@ class Proxy(Liar):
         headers = {k: v for k, v in request.headers.items() if k in ("Authorization", "Content-Type", "Range")}
         answer = session.request(
             request.method, self._behind.url + request.path, data=request.body, headers=headers,
-            allow_redirects=False, auth=lambda r: r, timeout=120,
+            allow_redirects=False, auth=lambda r: r, timeout=300,
         )  # fmt: skip
         body: Any = answer.content
         if request.path == "/graphql" and answer.ok:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from killing import dying
 
 from mirror.records import Fetched, FileEntry, Run, RunKey
 from mirror.store import Reader, Writer
@@ -168,19 +167,17 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path) -> No
     fill(root, 3, 60)
     before = content(root)
     code = (
-        "import sys; from mirror.store import Writer\n"
-        "with Writer(sys.argv[1]) as w: print(1, flush=True); w.compact(everything=True)"
+        "from mirror.store import Writer\n"
+        "with Writer(sys.argv[1]) as w: sys.setprofile(count); w.compact(everything=True); print(steps())"
     )
-    killed = 0
+    shutil.copytree(root, calm := tmp_path / "calm")
+    ended, steps = dying(code, str(calm))
+    assert ended == 0 and steps > 500 and content(calm) == before
     for n in range(6):
-        with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(rnd.uniform(0, 0.03 * n))
-            os.kill(process.pid, signal.SIGKILL)
-            killed += process.wait() == -signal.SIGKILL
+        at = rnd.randrange(1, steps // (1 if n > 2 else 2))
+        ended, _ = dying(code, str(root), at=at, later=rnd.uniform(0.001, 0.02) if n % 3 == 2 else 0)
+        assert ended or n, "the first has all steps before it"
         assert content(root) == before
-    assert killed
     with Writer(root) as w:
         w.compact(everything=True)
         known = {str(p) for (p,) in w.catalog.db.execute("select path from files")}
@@ -195,7 +192,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
 
     def mirror(*args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mirror", *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     done = mirror("compact", "--mirror", str(root))
     assert (done.returncode, done.stderr) == (0, "")

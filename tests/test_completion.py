@@ -33,7 +33,7 @@ def offered(line: str, root: Path | str) -> list[str]:
     """What is offered for the last word of a line."""
     words = line.split(" ")
     env = os.environ | {"_MIRROR_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    done = subprocess.run(MIRROR, env=env | {"MIRROR_ROOT": str(root)}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(MIRROR, env=env | {"MIRROR_ROOT": str(root)}, capture_output=True, text=True, timeout=300)
     assert done.stderr == ""
     return [text.partition(",")[2] for text in done.stdout.splitlines() if text]
 
@@ -90,5 +90,5 @@ def test_bash_takes_the_script(root: Path, tmp_path: Path) -> None:
     script = f"""{ok("completion", "bash")}
 COMP_WORDS=(mirror runs team/d); COMP_CWORD=2; _mirror_completion mirror team/d runs; echo "${{COMPREPLY[*]}}" """
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MIRROR_ROOT": str(root)}
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=300)
     assert done.stdout == "team/digits/\n", done.stderr

@@ -75,7 +75,7 @@ class Place:
         assert self.server.stream("p", self.name, **body).ok
         places = self.server.graphql(CREATE, r=self.name, f=list(FILES))["createRunFiles"]["files"]
         for place, data in zip(places, FILES.values(), strict=True):
-            assert requests.put(place["uploadUrl"], data=data, timeout=30).ok
+            assert requests.put(place["uploadUrl"], data=data, timeout=300).ok
 
     def run(self, key: str | None = None) -> Any:
         return mirror.Api(self.copy.root, online=True, api_key=key or self.server.key).run(self.path)

@@ -252,7 +252,7 @@ def on_terminal(command: list[str], columns: int = 80, env: dict[str, str] | Non
         if not chunk:
             break
         chunks.append(chunk)
-    process.wait(30)
+    process.wait(300)
     os.close(main)
     return b"".join(chunks).decode()
 

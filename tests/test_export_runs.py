@@ -327,7 +327,7 @@ def test_logged_by_the_sdk_served_synced_exported(tmp_path: Path) -> None:
         run_id = client(server, LOGGING)
         env = os.environ | server.env
         command = [sys.executable, "-m", "mirror", "sync", "local/trip", "--base-url", server.url]
-        subprocess.run([*command, "--mirror", tmp_path / "m"], env=env, check=True, timeout=120, capture_output=True)
+        subprocess.run([*command, "--mirror", tmp_path / "m"], env=env, check=True, timeout=300, capture_output=True)
     ok("export", f"local/trip/{run_id}", "--what", "history", "-o", tmp_path / "out", root=tmp_path / "m")
     (path,) = (tmp_path / "out").iterdir()
     assert path.name == f"a___b-{run_id}.history.csv"

@@ -31,7 +31,7 @@ def test_a_sync_on_a_full_disk_loses_nothing_and_goes_on_later(tmp_path: Path) -
             capture_output=True,
             text=True,
             preexec_fn=small_files,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 1
         (line,) = [line for line in done.stderr.splitlines() if "disk" in line]
@@ -51,7 +51,7 @@ def test_an_export_on_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
         log_run(server, "p", "run", [{"_step": s, "x": s / 7} for s in range(20_000)])
     out = tmp_path / "out.csv"
     command = [*MIRROR, "sql", "select * from history", "--mirror", str(tmp_path / "server"), "-o", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files, timeout=300)
     assert done.returncode == 1 and done.stderr.startswith("Error: ") and len(done.stderr.splitlines()) == 1, (
         done.stderr
     )

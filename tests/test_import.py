@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from commanding import Done as Called
 from commanding import call
 from faults import hurry
+from killing import killed_at
 from liar import Answer, Request, Reset
 from serving import Server, serving
 from starting import Started, run_mirror
@@ -123,28 +124,20 @@ def test_a_push_that_is_killed_again_and_again_doubles_and_loses_nothing(
     rnd = random.Random(6)
     killed, again = 0, list[str]()
     with proxied(there) as proxy:
-        seen = 0
 
-        def slowly(request: Request) -> None:
-            nonlocal seen
-            seen += 1
-            time.sleep(0.02)
-
-        proxy.before = slowly
-        while killed < KILLS:
-            at = seen + rnd.randrange(1, 9)  # die at one of the next requests, wherever in a run that is
-            process = Started(
+        def start() -> Started:
+            return Started(
                 arguments(copy, proxy.url, "-q", "--workers", "2", *again),
                 env=environment(there),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            while process.poll() is None and seen < at:
-                time.sleep(0.002)
-            if process.poll() is None:
-                process.kill()
-                killed += 1
-            if process.wait(60) == 0:  # all is there before its time: look through it once more
+
+        while killed < KILLS:  # die at one of the next requests, wherever in a run that is
+            code = killed_at(proxy, rnd.randrange(1, 9), start, arrives=rnd.random() < 0.5)
+            assert code in (0, -signal.SIGKILL)
+            killed += code != 0
+            if code == 0:  # all is there before its time: look through it once more
                 again = ["--again"]
         done = push(copy, there, url=proxy.url)
     assert done.returncode == 0, done.stderr

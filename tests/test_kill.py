@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import requests
+from chance import seed
 from serving import Server, serving
 from starting import Started, run_mirror
 from syncing import log_run
@@ -29,7 +30,7 @@ from mirror.store.compact import vacuum
 
 pytestmark = pytest.mark.slow
 PROJECT = "killed"
-SEED = int(os.environ.get("MIRROR_KILL_SEED") or random.randrange(10**6))
+SEED = seed("MIRROR_KILL_SEED")
 
 
 def history(n: int) -> list[dict[str, Any]]:
@@ -101,8 +102,9 @@ def watched(root: Path, truth: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            assert watcher.stdout is not None and watcher.stdout.readline() == "WATCHING\n"
             watcher.terminate()
-            said = watcher.communicate(timeout=60)[0].splitlines()
+            said = watcher.communicate(timeout=300)[0].splitlines()
     assert said[:-1] == []
     assert said[-1].startswith("LOOKS") and int(said[-1].split()[1]) >= 1, said
 
@@ -114,7 +116,6 @@ def truth_of(root: Path, file: Path) -> Path:
 
 
 def test_a_sync_killed_twenty_times(tmp_path: Path) -> None:
-    print("seed", SEED)
     chance = random.Random(SEED)
     with serving(tmp_path / "server") as server:
         fill(server)
@@ -151,7 +152,6 @@ def test_a_sync_killed_twenty_times(tmp_path: Path) -> None:
 
 def test_a_server_killed_twenty_times_while_runs_log(tmp_path: Path) -> None:
     """Clients send their rows again until they are acknowledged, as the SDK does; each row arrives once."""
-    print("seed", SEED)
     chance = random.Random(SEED)
     runs = 12
     rows = {n: history(n * 11 + 30) or history(9) for n in range(runs)}
@@ -185,7 +185,7 @@ def test_a_server_killed_twenty_times_while_runs_log(tmp_path: Path) -> None:
                 server.kill()
                 server.start()
             for job in jobs:
-                job.result(timeout=120)
+                job.result(timeout=300)
         server.stop()
         server.start()
         with Reader(tmp_path / "server") as reader:

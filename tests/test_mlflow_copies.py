@@ -6,9 +6,9 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from commanding import call
-from liar import Request
+from killing import killed_at
 from mlflow_points import SYSTEM, from_client, named, there
 from serving import Server, serving
 from syncing import proxied
@@ -265,15 +265,8 @@ def test_killed_and_gone_on_with(lab: Lab, tmp_path: Path) -> None:
     lab.log(run_id, [(T0 + 10 * i, i, f"k{k}", i / 7 + k) for i in range(300) for k in range(3)])
     assert lab.send("killed").ok
     mirror = [sys.executable, "-c", "import sys; sys.argv[0] = 'mirror'; from mirror.cli import main; main()"]
-    killed, seen = 0, 0
+    killed = 0
     with proxied(lab.server) as proxy:
-
-        def count(request: Request) -> None:
-            nonlocal seen
-            seen += 1
-            time.sleep(0.03)
-
-        proxy.before = count
         args = ["import", "mlflow", lab.uri, "--dst-base-url", proxy.url, "--into", "tester/killed", "-q"]
         args += ["--experiment", "killed", "--mirror", str(lab.root)]
         for turn in range(5):
@@ -281,14 +274,15 @@ def test_killed_and_gone_on_with(lab: Lab, tmp_path: Path) -> None:
                 (T0 + rng.randrange(9000), rng.randrange(900), f"k{rng.randrange(5)}", rng.random()) for _ in "x" * 99
             ]
             lab.log(run_id, [*points, (T0 + 5000 + turn, turn, "system/cpu_utilization_percentage", 1.5)])
-            at = seen + 4 + 2 * turn  # after the run was made anew, read back, sent in parts
-            process = subprocess.Popen([*mirror, *args], env=os.environ | {"MIRROR_DST_API_KEY": lab.server.key})
-            deadline = time.monotonic() + 60
-            while process.poll() is None and seen < at and time.monotonic() < deadline:
-                time.sleep(0.002)
-            killed += process.poll() is None
-            process.kill()
-            process.wait(30)
+            at = 4 + 2 * turn  # after the run was made anew, read back, sent in parts
+            code = killed_at(
+                proxy,
+                at,
+                lambda: subprocess.Popen([*mirror, *args], env=os.environ | {"MIRROR_DST_API_KEY": lab.server.key}),
+                arrives=turn % 2 == 0,
+            )
+            assert code in (0, -signal.SIGKILL)
+            killed += code != 0
     assert killed >= 3
     totals = lab.send("killed")
     assert totals.ok, totals.failures

@@ -61,7 +61,7 @@ def shown(logged: tuple[Path, Logged], tmp_path_factory: pytest.TempPathFactory)
         "IPYTHONDIR": str(there),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    client = nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(there)}})
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(there)}})
     client.execute(env=env)
     return {cell.metadata.tags[0]: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
 

@@ -90,7 +90,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "WANDB_CACHE_DIR": str(place / "cache"), "WANDB_SILENT": "true", "WANDB_CONSOLE": "wrap",
         "WANDB_API_KEY": "k" * 40, "WANDB_ERROR_REPORTING": "false",
     }  # fmt: skip
-    subprocess.run([sys.executable, "-c", SCRIPT], env=env, cwd=place, check=True, timeout=120, capture_output=True)
+    subprocess.run([sys.executable, "-c", SCRIPT], env=env, cwd=place, check=True, timeout=300, capture_output=True)
     [log] = place.glob("wandb/offline-run-*/*.wandb")
     copy = Copy(place / "mirror", "http://127.0.0.1:9", "no-key")
     yield Lab(log, copy, copy.sync(str(place / "wandb"), "--all-bytes"), place / "data" / "artifacts" / "staging")

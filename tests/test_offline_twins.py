@@ -287,7 +287,7 @@ def upload(case: Case, files: dict[str, bytes]) -> None:
     }"""
     made = case.server.graphql(query, p=case.project, r=case.name, f=[*files])["createRunFiles"]["files"]
     for file in made:
-        assert requests.put(file["uploadUrl"], data=files[file["name"]], timeout=30).ok
+        assert requests.put(file["uploadUrl"], data=files[file["name"]], timeout=300).ok
 
 
 def test_repair_after_a_lost_catalog_keeps_runs_merged(case: Case) -> None:

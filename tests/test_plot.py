@@ -269,7 +269,7 @@ def test_without_matplotlib(root: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['matplotlib'] = None; import mirror.cli; mirror.cli.main()"
     args = ["plot", "digits/run1", "--metric", "loss", "--mirror", str(root)]
     run = [sys.executable, "-c", code, *args]
-    assert "loss over _step" in subprocess.run(run, capture_output=True, text=True, check=True, timeout=60).stdout
-    done = subprocess.run([*run, "-o", str(tmp_path / "x.png")], capture_output=True, text=True, timeout=60)
+    assert "loss over _step" in subprocess.run(run, capture_output=True, text=True, check=True, timeout=300).stdout
+    done = subprocess.run([*run, "-o", str(tmp_path / "x.png")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "pip install 'wandb-mirror[plot]'" in done.stderr
     assert [*tmp_path.iterdir()] == []

@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import random
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from killing import dying
 
 from mirror.errors import LockedError, NotFoundError
 from mirror.importers.account import Account
@@ -193,21 +192,20 @@ def test_what_was_purged_can_come_again_under_a_new_number(tmp_path: Path) -> No
 def test_killed_at_any_moment_it_is_not_done_or_can_be_finished(tmp_path: Path) -> None:
     rnd = random.Random(11)
     code = (
-        "import sys; from mirror.store.purge import purge; from mirror.paths import parse\n"
-        "print(1, flush=True); purge(sys.argv[1], [parse(p) for p in sys.argv[2:]])"
+        "from mirror.store.purge import purge; from mirror.paths import parse\n"
+        "sys.setprofile(count); purge(sys.argv[1], [parse(p) for p in sys.argv[2:]]); print(steps())"
     )
     root = tmp_path / "m"
     fill(root)
     before = content(root)
-    killed = 0
-    for _ in range(5):
-        command = [sys.executable, "-c", code, str(root), *(p.text for p in PATHS)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(rnd.random() * 0.8)
-            os.kill(process.pid, signal.SIGKILL)
-            killed += process.wait() == -signal.SIGKILL
+    paths = [p.text for p in PATHS]
+    shutil.copytree(root, calm := tmp_path / "calm")
+    ended, steps = dying(code, str(calm), *paths)
+    assert ended == 0 and steps > 500
+    for n in range(5):
+        at = rnd.randrange(steps // 4, steps)
+        ended, _ = dying(code, str(root), *paths, at=at, later=rnd.uniform(0.001, 0.02) if n % 3 == 2 else 0)
+        assert ended or n, "the first has all steps before it"
         with Writer(root):  # what a dead purge left is finished or undone
             pass
         assert content(root) == before
@@ -218,7 +216,6 @@ def test_killed_at_any_moment_it_is_not_done_or_can_be_finished(tmp_path: Path) 
             break
     else:
         purge(root, PATHS)
-    assert killed
     assert traces(root) == [] and content(root) == before
     with Writer(root) as w:
         known = {str(p) for (p,) in w.catalog.db.execute("select path from files")}
@@ -282,7 +279,7 @@ def test_the_command_asks_first(tmp_path: Path) -> None:
 
     def mirror(*args: str, answer: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mirror", "purge", "--mirror", str(root), *args]
-        return subprocess.run(command, input=answer, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, input=answer, capture_output=True, text=True, timeout=300, check=False)
 
     paths = [p.text for p in PATHS]
     assert mirror(*paths, "--dry-run").stdout == "Would remove 3 runs and 1 whole projects.\n"

@@ -216,7 +216,7 @@ def test_a_push_of_some_runs_is_rehearsed(lab: Lab) -> None:
     command = [*MIRROR, "push", *(f"{ENTITY}/{PROJECT}/{run_id}" for run_id in REPEATED), "--rehearse"]
     env = os.environ | {"WANDB_API_KEY": "0" * 40, "NETRC": "/dev/null"}
     found = subprocess.run(
-        [*command, "--mirror", str(lab.copy.root)], env=env, capture_output=True, text=True, timeout=120
+        [*command, "--mirror", str(lab.copy.root)], env=env, capture_output=True, text=True, timeout=300
     )
     done = Done(found.returncode, found.stdout, found.stderr)
     assert done.ok and "no difference" in done.stdout, done

@@ -93,7 +93,7 @@ def test_lines_arrive_at_their_offsets_and_a_repeated_request_doubles_none(
         action = next(lost, None)
         if isinstance(action, Reset):  # it arrives, and its answer does not
             url = f"{server.url}{request.path}"
-            assert requests.post(url, data=request.body, auth=("api", server.key), timeout=30).ok
+            assert requests.post(url, data=request.body, auth=("api", server.key), timeout=300).ok
         return action
 
     proxy.before = after_the_server_took_it  # type: ignore[assignment]

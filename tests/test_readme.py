@@ -36,7 +36,7 @@ def test_every_block_runs_in_order(server: Server, tmp_path: Path) -> None:
     said = []
     for language, code in BLOCKS:
         run = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
-        done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
     assert "my-team/my-project" in said[0]

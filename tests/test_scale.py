@@ -237,7 +237,7 @@ def read_beside_a_writer(root: Path, *, processes: int, threads: int, commits: i
         )
         for path in looked
     ]
-    rows, made, deleted, end = 1, 0, 0, time.monotonic() + 120
+    rows, made, deleted, end = 1, 0, 0, time.monotonic() + 300
     try:
         with Writer(root) as writer:
             while time.monotonic() < end:
@@ -250,7 +250,7 @@ def read_beside_a_writer(root: Path, *, processes: int, threads: int, commits: i
                 deleted += vacuum(writer.layout, writer.catalog, grace=timedelta(seconds=GRACE_SECONDS))
                 time.sleep(0.05)
         stop.touch()
-        outputs = [reader.communicate(timeout=60) for reader in readers]
+        outputs = [reader.communicate(timeout=300) for reader in readers]
     finally:
         for reader in readers:
             reader.kill()

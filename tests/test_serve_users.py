@@ -41,7 +41,7 @@ class As:
 
     def ask(self, query: str, **variables: Any) -> Any:
         body = {"query": query, "variables": variables}
-        return requests.post(f"{self.server.url}/graphql", json=body, auth=("api", self.key), timeout=60).json()
+        return requests.post(f"{self.server.url}/graphql", json=body, auth=("api", self.key), timeout=300).json()
 
     def data(self, query: str, **variables: Any) -> Any:
         answer = self.ask(query, **variables)
@@ -49,10 +49,10 @@ class As:
         return answer["data"]
 
     def post(self, path: str, body: Any) -> requests.Response:
-        return requests.post(f"{self.server.url}{path}", json=body, auth=("api", self.key), timeout=60)
+        return requests.post(f"{self.server.url}{path}", json=body, auth=("api", self.key), timeout=300)
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(f"{self.server.url}{path}", auth=("api", self.key), timeout=60)
+        return requests.get(f"{self.server.url}{path}", auth=("api", self.key), timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def secret(server: Server) -> dict[str, str]:
         query = """mutation F($i: CreateRunFilesInput!) { createRunFiles(input: $i) { files { uploadUrl } } }"""
         i = {"entityName": "nlp", "projectName": "p", "runName": name, "files": ["f.txt"]}
         (file,) = server.graphql(query, i=i)["createRunFiles"]["files"]
-        assert requests.put(file["uploadUrl"], data=b"x", timeout=60).ok
+        assert requests.put(file["uploadUrl"], data=b"x", timeout=300).ok
         made[f"{name} url"] = file["uploadUrl"]
     server.stream("p", "ended", "nlp", complete=True, exitcode=0)
     sweep = server.graphql(UPSERT_SWEEP, i={"entityName": "nlp", "projectName": "p", "config": CONFIG})
@@ -166,7 +166,7 @@ def test_mistakes_are_explained(server: Server, ada: As, args: tuple[str, ...], 
 def test_a_folder_without_a_mirror_and_a_damaged_list(tmp_path: Path) -> None:
     done = command(tmp_path / "none", "add", "ada")
     assert done.returncode == 1 and "mirror" in done.stderr and not (tmp_path / "none").exists()
-    early = subprocess.run([*SERVE, "--mirror", "x", "user", "list"], capture_output=True, text=True, timeout=60)
+    early = subprocess.run([*SERVE, "--mirror", "x", "user", "list"], capture_output=True, text=True, timeout=300)
     assert early.returncode == 2 and "after the words" in early.stderr
     Writer(tmp_path / "m").close()
     (tmp_path / "m" / USERS_FILE).write_text('{"users": [{"name": 1}]}')
@@ -241,7 +241,7 @@ def test_closed_runs_cannot_be_reached_over_http(
 ) -> None:
     assert ada.post(f"/files/nlp/p/{run}/file_stream", {"complete": True, "exitcode": 1}).status_code == 404
     assert ada.get(f"/files/nlp/p/{run}/f.txt").status_code == 404
-    put = requests.put(f"{server.url}/upload/nlp/p/{run}/f.txt", data=b"y", auth=("api", ada.key), timeout=60)
+    put = requests.put(f"{server.url}/upload/nlp/p/{run}/f.txt", data=b"y", auth=("api", ada.key), timeout=300)
     assert put.status_code == 404
     assert bob.get(f"/files/nlp/p/{run}/f.txt").content == b"x"
 
@@ -291,7 +291,7 @@ with wandb.init(project="sdk", id="hers", entity="vision") as run:
 api = wandb.Api()
 said = []
 for what in (lambda: api.run("nlp/p/ended"), lambda: list(api.runs("nlp/p")), lambda: api.sweep("nlp/p/none"),
-             lambda: wandb.init(project="p", entity="nlp", settings=wandb.Settings(init_timeout=20))):
+             lambda: wandb.init(project="p", entity="nlp", settings=wandb.Settings(init_timeout=90))):
     try:
         what()
         said.append(None)
@@ -319,5 +319,5 @@ def test_the_sdk_with_a_users_key(server: Server, ada: As, bob: As, secret: dict
     assert "there is no artifact" in json.dumps(bob.ask(use, i=i)["errors"])
     manifest = "query M($id: ID!) { artifact(id: $id) { currentManifest { file { directUrl } } } }"
     url = ada.data(manifest, id=artifact)["artifact"]["currentManifest"]["file"]["directUrl"]
-    assert requests.get(url, timeout=60).ok  # signed, as links to a bucket are
-    assert requests.get(url.partition("?")[0], auth=("api", bob.key), timeout=60).status_code in (401, 403, 404)
+    assert requests.get(url, timeout=300).ok  # signed, as links to a bucket are
+    assert requests.get(url.partition("?")[0], auth=("api", bob.key), timeout=300).status_code in (401, 403, 404)

@@ -31,7 +31,7 @@ def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     def make(version: str) -> str:
         folder = place / version
         # This environment's pip installs into the other one, and compiles nothing: most of wandb is never imported.
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
         python = str(folder / "bin" / "python")
         pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-compile", "--quiet"]
         pip += ["--disable-pip-version-check", f"wandb=={version}"]
@@ -61,7 +61,7 @@ def script(server: Server, pythons: dict[str, str], tmp_path_factory: pytest.Tem
             cwd=server.env["WANDB_DIR"],
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=300,
         )
         assert done.returncode == 0, f"{version}: {done.stdout[-1000:]}\n{done.stderr[-4000:]}"
         found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -121,7 +121,7 @@ def test_a_changed_manifest_keeps_the_bytes_of_files_that_stay(server: Server, t
     (tmp_path / "more.bin").write_bytes(b"more")
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "more.bin"), str(tmp_path)], env=os.environ | server.env,
-        check=True, timeout=120, capture_output=True,
+        check=True, timeout=300, capture_output=True,
     )  # fmt: skip
     copy.sync("local/p", "--full")
     assert [n for (n,) in copy.sql("select name from files where name = 'more.bin'")] == ["more.bin"]

@@ -58,7 +58,7 @@ def exported(server: Server, project: str) -> None:
     """Wait until the run has its export."""
     query = """query Q($p: String!) { project(name: $p, entityName: "local") { run(name: "r1") {
         parquetHistory(liveKeys: ["_step"]) { parquetUrls } } } }"""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         if server.graphql(query, p=project)["project"]["run"]["parquetHistory"]["parquetUrls"]:
             return
@@ -126,7 +126,7 @@ def test_an_export_that_cannot_be_had_leaves_the_rows(
             return None
         if isinstance(answer, Answer):
             return answer
-        whole = requests.get(server.url + request.path, timeout=60).content
+        whole = requests.get(server.url + request.path, timeout=300).content
         if answer == "cut":
             return Answer(200, whole[: len(whole) // 2] + whole[-2000:])
         return Answer(200, _fewer(whole))

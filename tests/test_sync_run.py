@@ -50,7 +50,7 @@ def upload(server: Server, project: str, run_id: str, files: dict[str, bytes]) -
     wanted = {"entityName": "local", "projectName": project, "runName": run_id, "files": list(files)}
     for file in server.graphql(query, i=wanted)["createRunFiles"]["files"]:
         url = urljoin(server.url, file["uploadUrl"])
-        assert requests.put(url, files[file["name"]], auth=("api", server.key), timeout=60).ok
+        assert requests.put(url, files[file["name"]], auth=("api", server.key), timeout=300).ok
 
 
 def test_file_manifests_and_the_bytes_of_the_metadata(server: Server, copy: Copy) -> None:
@@ -198,7 +198,7 @@ def test_bars_on_a_terminal(server: Server, copy: Copy) -> None:
         while part := os.read(leader, 65536):
             shown += part
     os.close(leader)
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     text = shown.decode()
     assert "local/[red]loud" in text
     assert "rows" in text

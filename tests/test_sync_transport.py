@@ -76,8 +76,8 @@ def test_lasting_troubles_end_in_a_transient_error(trouble: Action, message: str
 
 
 def test_a_silent_server_is_a_transient_error() -> None:
-    with liar([Silence(1)]) as server, pytest.raises(TransientSourceError, match="did not answer within"):
-        ask(transport(server, timeout=0.2), Patience(tries=1))
+    with liar([Silence(20)]) as server, pytest.raises(TransientSourceError, match="did not answer within"):
+        ask(transport(server, timeout=1), Patience(tries=1))
 
 
 def test_an_unreachable_host_says_so() -> None:

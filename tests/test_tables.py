@@ -154,7 +154,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
             place.write(b"]}")
             sha256 = place.keep().sha256
         done = subprocess.run(
-            [sys.executable, "-c", PEAK, str(tmp_path), sha256], capture_output=True, text=True, timeout=120, check=True
+            [sys.executable, "-c", PEAK, str(tmp_path), sha256], capture_output=True, text=True, timeout=300, check=True
         )
         count, peak = map(int, done.stdout.split())
         assert count == n

@@ -38,12 +38,12 @@ def test_a_mirror_that_is_being_written_is_whole(tmp_path: Path) -> None:
     with (tmp_path / "count").open("wb") as out:
         writer = subprocess.Popen([sys.executable, "-c", WRITE, str(root)], stdout=out)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not (tmp_path / "count").read_text().count("\n") > 1:
             assert time.monotonic() < end and writer.poll() is None
             time.sleep(0.05)
         seen = []
-        for _ in range(4):
+        while len(seen) < 4 or (seen[-1] == seen[0] and time.monotonic() < end):
             done = call("verify", "--format", "json", root=root)
             found = json.loads(done.out)["store"]
             assert done.code == 0 and found["ok"], found
@@ -52,7 +52,7 @@ def test_a_mirror_that_is_being_written_is_whole(tmp_path: Path) -> None:
         assert seen[-1] > seen[0] and seen == sorted(seen)
     finally:
         writer.kill()
-        writer.wait(30)
+        writer.wait(300)
 
 
 def test_an_interrupted_comparison_says_so(server: Server, proxy: Proxy, tmp_path: Path) -> None:
@@ -70,12 +70,12 @@ def test_an_interrupted_comparison_says_so(server: Server, proxy: Proxy, tmp_pat
     command = [*MIRROR, "verify", "--against", proxy.url, "--deletable", "--mirror", str(copy.root)]
     process = subprocess.Popen(command, env=copy.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not proxy.operations["Runs"]:
             assert time.monotonic() < end and process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 1 and "Interrupted" in err and "Traceback" not in err, (out, err)

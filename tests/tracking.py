@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import requests
 from mlflow import MlflowClient
+from ports import free_port
 
 Point = tuple[int, int, str, str]
 """Milliseconds, step, name, value as text."""
@@ -54,9 +54,7 @@ def text(value: float) -> str:
 
 @contextmanager
 def tracking(folder: Path, *options: str) -> Iterator[Tracking]:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     database, log = folder / "store.db", folder / "server.log"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *options]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "artifacts")]
@@ -65,10 +63,10 @@ def tracking(folder: Path, *options: str) -> Iterator[Tracking]:
         server = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=environ, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while True:
             try:
-                if requests.get(f"{url}/health", timeout=5).ok:
+                if requests.get(f"{url}/health", timeout=300).ok:
                     break
             except requests.ConnectionError:
                 pass
@@ -77,4 +75,4 @@ def tracking(folder: Path, *options: str) -> Iterator[Tracking]:
         yield Tracking(url, database, MlflowClient(url), server.pid)
     finally:
         os.killpg(server.pid, 15)
-        server.wait(30)
+        server.wait(120)

@@ -4,7 +4,7 @@
 
 TRUTH holds run_id, row and h (a hash of everything in that row). Until SIGTERM it opens the mirror again and again
 and checks that every run shows exactly its first `history_rows` rows, whole, and documents for every run. Prints a
-line for every violation or error, and at the end how many looks it took.
+line when it begins, one for every violation or error, and at the end how many looks it took.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def violations(root: Path, truth: str) -> list[str]:
 def main(root: Path, truth: str) -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    print("WATCHING", flush=True)
     looks = 0
-    while not stopped:
+    while not stopped or not looks:
         try:
             for line in violations(root, truth):
                 print("VIOLATION", line, flush=True)
@@ -63,6 +64,7 @@ def main(root: Path, truth: str) -> None:
             time.sleep(0.1)  # who is watched has to get on, too
         except StoreError as e:
             if "snapshot.json" in str(e) or "does not exist" in str(e) or "not a mirror" in str(e):
+                time.sleep(0.1)
                 continue  # nothing was ever published yet
             print("ERROR", e, flush=True)
         except Exception as e:
