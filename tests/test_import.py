@@ -257,13 +257,18 @@ def test_projects_are_renamed_and_never_sent_to_themselves(source: Server, there
     chosen = importer.collect_runs(["local/p"], filters=two)
     assert {run.row["run_id"] for run in chosen} == {"failed", "empty"}
     new = Namespace("new-team", "renamed")
-    assert importer.import_runs(runs=chosen, remapping={Namespace("local", "p"): new}).done == 2
+    assert importer.import_runs(runs=chosen, remapping={"local/p": new}).done == 2
     query = '{ project(name: "renamed", entityName: "new-team") { runs { edges { node { name } } } } }'
     edges = there.graphql(query)["project"]["runs"]["edges"]
     assert {edge["node"]["name"] for edge in edges} == {"failed", "empty"}
     clash = {Namespace("local", "p"): new, Namespace("local", "other"): new}
     with pytest.raises(UsageError, match="would both become"):
         importer.import_all(["local/p", "local/other"], remapping=clash)
+    before = held(source, "other")
+    for kind, host in (("artifacts", "127.0.0.1"), ("runs", "localhost"), ("reports", "localhost")):
+        done = push(copy, source, "--what", kind, url=source.url.replace("127.0.0.1", host))
+        assert done.returncode == 2 and "where it came from" in done.stderr, done
+    assert held(source, "other") == before
 
 
 def test_the_command_imports_rehearses_and_plans(source: Server, there: Server, tmp_path: Path) -> None:
@@ -311,8 +316,13 @@ def test_what_cannot_work_is_said_before_anything_is_fetched_or_sent(
     done = run(MIRROR_SRC_API_KEY="f" * 40)  # the mirror holds the project by now
     assert done.code == 1 and "Nothing was sent" in done.err and held(there, "other") == {}
     importer = WandbImporter(source.url, "f" * 40, there.url, there.key, root=tmp_path / "none")
-    with pytest.raises(SourceError, match="does not accept the API key from the argument"):
-        importer.import_all(["local/other"])
+    for read in (importer.import_all, importer.collect_runs):
+        with pytest.raises(SourceError, match="does not accept the API key from the argument"):
+            read(["local/other"])
+    importer = WandbImporter(source.url, source.key, there.url, there.key, root=tmp_path / "none")
+    for read in (importer.import_all, importer.collect_runs):
+        with pytest.raises(SourceError, match="nowhere"):
+            read("local/nowhere")
 
 
 def test_emoji_in_names_are_replaced_where_a_server_refuses_them(source: Server, there: Server, tmp_path: Path) -> None:

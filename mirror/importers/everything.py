@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
-from mirror.errors import SourceError
+from mirror.errors import SourceError, UsageError
 from mirror.importers.account import Account, Totals
 from mirror.importers.artifacts import push_artifacts
 from mirror.importers.places import Namespace, RunName
@@ -104,13 +105,22 @@ def push_everything(
 class _Project:
     source: str
     here: Namespace
-    description: str | None
+    description: str | None = None
+    created_at: datetime | None = None
 
 
 def _make(there: Destination, project: _Project, place: Namespace) -> str | None:
-    """Make a project that is missing there, with its description; returns what went wrong."""
+    """Make a project that is missing there, with its description; returns what went wrong. Raises UsageError if what is
+    there is the project itself, whatever name the server was called by: a copy is made later than its original."""
     try:
-        if not there.client.has_project(place.entity, place.project):
+        held = there.client.project(place.entity, place.project)
+        itself = held and project.created_at is not None and held.created_at == project.created_at
+        if place == project.here and (itself or project.source == there.client.source):
+            raise UsageError(
+                f"`{there.client.source}` is the server that `{place.path}` was mirrored from: it would be sent to "
+                f"where it came from; name another project (--remap {place.path}=ENTITY/PROJECT) or another server"
+            )
+        if held is None:
             upsert_project(there.client, place.entity, place.project, description=project.description)
     except SourceError as e:
         return f"project {place.path} could not be made: {e}"
@@ -127,18 +137,14 @@ def _projects(
             [list(rids)],
         ).fetchall()
         known = connection.execute(
-            "select source, entity, project, description from projects where deleted_at is null"
+            "select source, entity, project, description, created_at from projects where deleted_at is null"
         ).fetchall()
-    found: dict[tuple[str, str, str], str | None] = dict.fromkeys(of_runs)
-    for *name, description in known:
-        host, entity, project = name
+    found = {(host, *name): _Project(host, Namespace(*name)) for host, *name in of_runs}
+    for host, entity, project, *more in known:
         wanted = whole is not None and source in (None, host)
-        if tuple(name) in found or (wanted and _is_named(entity, project, whole or ())):
-            found[host, entity, project] = description
-    return [
-        _Project(host, Namespace(entity, project), found[host, entity, project])
-        for host, entity, project in sorted(found)
-    ]
+        if (host, entity, project) in found or (wanted and _is_named(entity, project, whole or ())):
+            found[host, entity, project] = _Project(host, Namespace(entity, project), *more)
+    return [project for _, project in sorted(found.items())]
 
 
 def _in_order(reader: Reader, projects: Sequence[_Project]) -> list[_Project]:

@@ -111,7 +111,7 @@ class MlflowImporter:
         """The runs that were chosen, once they are mirrored. Raises a SourceError if MLflow cannot be read, also in
         parts: `sync` goes on with what can be."""
         result = self.sync(artifacts=False)
-        if problems := _problems(result):
+        if problems := result.problems:
             raise UsageError(f"not everything of `{self.source}` could be read, first of all: {problems[0]}")
         with Reader(self.root) as reader:
             return [MlflowRun(row) for row in self._rows(reader)[:limit]]
@@ -167,7 +167,7 @@ class MlflowImporter:
                 stop=self.stop,
             )
         errors = done.kinds["runs"].errors
-        errors += _problems(result)
+        errors += result.problems
         for run_id in sorted((wanted or set()) - found):
             errors.append(f"`{self.source}` has no run `{run_id}` among those that were chosen")
         return done
@@ -269,11 +269,3 @@ def project_name(experiment: str) -> str:
     """
     name = _REFUSED.sub("-", experiment).strip("- ")[:_LONGEST].strip()
     return name if name.strip(".") else "mlflow"
-
-
-def _problems(result: Result) -> list[str]:
-    found = list(result.errors)
-    for outcome in result.outcomes:
-        found += outcome.messages
-        found += [f"{f.key.path}: {f.stage}: {f.error}" for f in (*outcome.failures, *outcome.waiting)]
-    return found

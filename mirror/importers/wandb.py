@@ -25,6 +25,7 @@ from mirror.sync.session import Result, Session, Target
 from mirror.sync.wanted import WantedBytes
 
 Where = Namespace | str
+Renaming = Mapping[Any, Where]
 
 
 class WandbImporter:
@@ -72,8 +73,8 @@ class WandbImporter:
 
     def import_all(
         self,
-        namespaces: Iterable[Where] | None = None,
-        remapping: Mapping[Namespace, Namespace] | None = None,
+        namespaces: Where | Iterable[Where] | None = None,
+        remapping: Renaming | None = None,
         incremental: bool = True,
         *,
         runs: bool = True,
@@ -87,8 +88,8 @@ class WandbImporter:
 
     def import_runs(
         self,
-        namespaces: Iterable[Where] | None = None,
-        remapping: Mapping[Namespace, Namespace] | None = None,
+        namespaces: Where | Iterable[Where] | None = None,
+        remapping: Renaming | None = None,
         incremental: bool = True,
         *,
         runs: Sequence[MirroredRun] | None = None,
@@ -102,8 +103,8 @@ class WandbImporter:
 
     def import_artifact_sequences(
         self,
-        namespaces: Iterable[Where] | None = None,
-        remapping: Mapping[Namespace, Namespace] | None = None,
+        namespaces: Where | Iterable[Where] | None = None,
+        remapping: Renaming | None = None,
         incremental: bool = True,
     ) -> Totals:
         """Import the artifacts of projects, whose runs should have been imported before."""
@@ -111,8 +112,8 @@ class WandbImporter:
 
     def import_reports(
         self,
-        namespaces: Iterable[Where] | None = None,
-        remapping: Mapping[Namespace, Namespace] | None = None,
+        namespaces: Where | Iterable[Where] | None = None,
+        remapping: Renaming | None = None,
         incremental: bool = True,
     ) -> Totals:
         """Import the reports of projects, likewise."""
@@ -120,15 +121,17 @@ class WandbImporter:
 
     def collect_runs(
         self,
-        namespaces: Iterable[Where] | None = None,
+        namespaces: Where | Iterable[Where] | None = None,
         *,
         filters: str | Mapping[str, Any] | None = None,
         order: str | None = None,
         limit: int | None = None,
     ) -> list[MirroredRun]:
-        """The runs of projects, once they are mirrored, that meet a filter (as in `wandb.Api().runs`)."""
+        """The runs of projects, once they are mirrored, that meet a filter (as in `wandb.Api().runs`). Raises a
+        SourceError if the source cannot be read, also in parts: `import_runs` goes on with what can be."""
         wanted = _namespaces(namespaces)
-        self.sync(wanted)
+        if problems := self.sync(wanted).problems:
+            raise TerminalSourceError(f"not everything of `{self.source}` could be read, first of all: {problems[0]}")
         with Reader(self.root) as reader:
             return mirrored_runs(reader, self._rids(reader, wanted, filters, order, limit))
 
@@ -143,37 +146,33 @@ class WandbImporter:
 
     def _import(
         self,
-        namespaces: Iterable[Where] | None,
-        remapping: Remapping | None,
+        namespaces: Where | Iterable[Where] | None,
+        remapping: Renaming | None,
         incremental: bool,
         kinds: Collection[str],
     ) -> Everything:
         wanted = _namespaces(namespaces)
         if canonical_source(self.dst_base_url) == self.source:
-            self._check_apart(wanted, remapping or {})
+            self._check_apart(wanted, _remapping(remapping))
         result = self.sync(wanted)
-        if result.errors and not result.outcomes:
-            raise TerminalSourceError("; ".join(result.errors))
+        if result.problems and (not result.outcomes or not self.root.exists()):
+            raise TerminalSourceError("; ".join(result.problems))
         with Reader(self.root) as reader:
             namespaces = wanted or _synced(result)
             chosen = self._rids(reader, namespaces)
         done = self._push(chosen, remapping, incremental, kinds, [WandbPath(n.entity, n.project) for n in namespaces])
-        troubles = done.kinds.setdefault(next(iter(kinds)), Totals()).errors
-        troubles += result.errors
-        for outcome in result.outcomes:
-            troubles += outcome.messages
-            troubles += [f"{f.key.path}: {f.stage}: {f.error}" for f in (*outcome.failures, *outcome.waiting)]
+        done.kinds.setdefault(next(iter(kinds)), Totals()).errors += result.problems
         return done
 
     def _push(
         self,
         chosen: Sequence[int],
-        remapping: Remapping | None,
+        remapping: Renaming | None,
         incremental: bool,
         kinds: Collection[str],
         whole: Sequence[WandbPath] | None = None,
     ) -> Everything:
-        options = PushOptions(self._workers, incremental, remapping or {})
+        options = PushOptions(self._workers, incremental, _remapping(remapping))
         key, workers = self._keys[1], self._workers
         with (
             Reader(self.root) as reader,
@@ -209,10 +208,18 @@ class WandbImporter:
             )
 
 
-def _namespaces(given: Iterable[Where] | None) -> list[Namespace] | None:
+def _namespace(given: Where) -> Namespace:
+    return given if isinstance(given, Namespace) else Namespace.from_path(given)
+
+
+def _namespaces(given: Where | Iterable[Where] | None) -> list[Namespace] | None:
     if given is None:
         return None
-    return [n if isinstance(n, Namespace) else Namespace.from_path(n) for n in given]
+    return [_namespace(n) for n in ((given,) if isinstance(given, (str, Namespace)) else given)]
+
+
+def _remapping(given: Renaming | None) -> Remapping:
+    return {_namespace(here): _namespace(there) for here, there in (given or {}).items()}
 
 
 def _synced(result: Result) -> list[Namespace]:

@@ -55,6 +55,15 @@ class Result:
     def ok(self) -> bool:
         return not self.errors and all(outcome.ok for outcome in self.outcomes)
 
+    @property
+    def problems(self) -> list[str]:
+        """What could not be read, or not whole."""
+        found = list(self.errors)
+        for outcome in self.outcomes:
+            found += outcome.messages
+            found += [f"{f.key.path}: {f.stage}: {f.error}" for f in (*outcome.failures, *outcome.waiting)]
+        return found
+
 
 @dataclass(frozen=True)
 class Planned:

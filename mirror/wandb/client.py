@@ -147,12 +147,24 @@ class Client:
             cursors.add(after)
 
     def has_project(self, entity: str, project: str) -> bool:
-        """Whether there is a project of that name that the key may see. One that has another name now is answered under
-        that one, where a server remembers the old one; so the variables have names that nobody checks."""
-        query = "query Project($in: String!, $called: String!) { project(name: $called, entityName: $in) { name } }"
-        data, _ = self.ask(lambda f: query, {"in": entity, "called": project})
+        """Whether there is a project of that name that the key may see."""
+        return self.project(entity, project) is not None
+
+    def project(self, entity: str, project: str) -> Project | None:
+        """The project of that name, if the key may see one. One that has another name now is answered under that one,
+        where a server remembers the old one; so the variables have names that nobody checks."""
+
+        def build(f: Fields) -> str:
+            return (
+                "query Project($in: String!, $called: String!) {"
+                f" project(name: $called, entityName: $in) {{ {f.of('Project', ('id', 'name', 'createdAt'))} }} }}"
+            )
+
+        data, _ = self.ask(build, {"in": entity, "called": project})
         found = data.get("project")
-        return isinstance(found, dict) and found.get("name") == project
+        if not isinstance(found, dict) or found.get("name") != project:
+            return None
+        return self.project_of(found, entity)
 
     def project_of(self, node: dict[str, Any], entity: str) -> Project:
         return Project(
