@@ -7,26 +7,22 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from liar import Action, Answer, Request
+from pushing import Lab, logged_lab, opened
 from serving import Server, client, serving
 from syncing import Copy, Proxy, proxied
 from wandb.sdk.artifacts._internal_artifact import sanitize_artifact_name
 
-from mirror.credentials import Credential
 from mirror.importers.account import Account, Totals
 from mirror.importers.artifacts import push_artifacts
 from mirror.importers.places import Namespace
 from mirror.importers.push import PushProgress
-from mirror.importers.run import Destination
 from mirror.store import Reader
 from mirror.wandb import artifact_bytes
-from mirror.wandb.client import Client
-from mirror.wandb.transport import Patience, Transport
 
 pytestmark = pytest.mark.slow
 
@@ -96,21 +92,10 @@ print(json.dumps(found))
 """
 
 
-@dataclass
-class Lab:
-    source: Server
-    copy: Copy
-    logged: dict[str, Any]
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    place = tmp_path_factory.mktemp("artifacts")
-    with serving(place / "source") as source:
-        client(source, LOG)
-        copy = Copy(place / "copy", source.url, source.key)
-        copy.sync("local/p", "--all-bytes")
-        yield Lab(source, copy, client(source, READ, "local/p"))
+    with logged_lab(tmp_path_factory.mktemp("lab"), LOG, READ, "local/p", mirrored=["local/p"]) as lab:
+        yield lab
 
 
 @contextmanager
@@ -139,11 +124,10 @@ class Recorded(PushProgress):
 
 
 def push(lab: Lab, there: Server, url: str | None = None, **more: Any) -> Totals:
-    to = Client(Transport(url or there.url, Credential(there.key, "a test"), writable=True))
     with Reader(lab.copy.root) as reader:
         ((source,),) = reader.connect().execute("select distinct source from artifacts").fetchall()
         return push_artifacts(
-            reader, source, Namespace("local", "p"), Destination(to, patience=Patience(6, first_wait=0.05)),
+            reader, source, Namespace("local", "p"), opened(there, url),
             {Namespace("local", "p"): Namespace("local", "q")}, run_name=lambda run: ("local", "q", run[2]), **more,
         )  # fmt: skip
 

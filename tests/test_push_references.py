@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commanding import call
+from pushing import Lab, logged_lab, opened
 from serving import Server, client, serving
-from syncing import Copy
 
-from mirror.credentials import Credential
 from mirror.importers.everything import Everything, push_everything
 from mirror.importers.places import Namespace
 from mirror.importers.push import PushOptions
-from mirror.importers.run import Destination
 from mirror.query.runs import Selection, rids
 from mirror.store import Reader
-from mirror.wandb.client import Client
-from mirror.wandb.transport import Patience, Transport
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +88,11 @@ def walk(value, typed=False):
     return found(value) if typed and isinstance(value, str) and value.startswith("wandb-") else value
 run = api.run(sys.argv[1])
 summary = json.loads(json.dumps(dict(run.summary), default=dict))
-made = {"rows": [walk(row) for row in run.scan_history()], "summary": walk(summary)}
+held = run.config["data"]
+of_config = api._artifact_from_id(held["id"])
+assert (of_config.version, of_config.collection.name) == (held["version"], held["sequenceName"]), held
+made = {"config": f"{of_config.project}/{of_config.name} {of_config.digest}"}
+made |= {"rows": [walk(row) for row in run.scan_history()], "summary": walk(summary)}
 made["refs"] = sorted(
     f"{a.name}/{e.path} " + found(e.ref) for a in run.logged_artifacts() for e in a.manifest.entries.values()
     if (e.ref or "").startswith("wandb-artifact:"))
@@ -102,29 +101,17 @@ print(json.dumps(made))
 PLACE = {Namespace("local", "train"): Namespace("local", "train2")}
 
 
-@dataclass
-class Lab:
-    source: Server
-    copy: Copy
-    logged: dict[str, Any]
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    place = tmp_path_factory.mktemp("references")
-    with serving(place / "source") as source:
-        client(source, LOG)
-        copy = Copy(place / "copy", source.url, source.key)
-        copy.sync("local/a-data", "local/train", "--all-bytes")
-        yield Lab(source, copy, client(source, READ, "local/train/user"))
+    mirrored = ["local/a-data", "local/train"]
+    with logged_lab(tmp_path_factory.mktemp("lab"), LOG, READ, "local/train/user", mirrored=mirrored) as lab:
+        yield lab
 
 
 def push(lab: Lab, there: Server, *kinds: str) -> Everything:
-    to = Client(Transport(there.url, Credential(there.key, "a test"), writable=True))
     with Reader(lab.copy.root) as reader:
         chosen = rids(reader, Selection((), None))
-        options = PushOptions(2, remapping=PLACE)
-        return push_everything(reader, chosen, Destination(to, patience=Patience(4, 0.05)), options, kinds=kinds)
+        return push_everything(reader, chosen, opened(there), PushOptions(2, remapping=PLACE), kinds=kinds)
 
 
 def test_media_lead_to_the_same_bytes_there(lab: Lab, tmp_path: Path) -> None:
@@ -132,16 +119,36 @@ def test_media_lead_to_the_same_bytes_there(lab: Lab, tmp_path: Path) -> None:
     assert len(lab.logged["rows"]) == 15 and "nowhere" not in text and len(lab.logged["refs"]) >= 3
     assert len(re.findall("a-data/data:v0/", text)) >= 10 and "train/mine:v1/o.table.json" in text
     assert [len(re.findall(f"run-user-pics:v{n}/pics", str(lab.logged["rows"]))) for n in range(3)] == [1, 1, 1]
+    assert lab.logged["config"].startswith("a-data/data:v0 ")
     with serving(tmp_path / "there") as there:
         done = push(lab, there, "runs", "artifacts")
         assert done.ok, (done.failures, done.errors)
         notes = {pair: held[1] for pair, held in done.kinds["runs"].notes.items() if pair[1] == "references"}
-        assert notes == {("changed", "references"): 11, ("lost", "references"): 1}
+        assert notes == {("changed", "references"): 12}
         assert not [pair for pair in done.kinds["artifacts"].notes if pair[1] == "reference"]
         got = client(there, READ, "local/train2/user")
         assert json.loads(json.dumps(got).replace("train2/", "train/")) == lab.logged
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("WANDB_API_KEY", there.key)
-            verified = call("verify", "--against", there.url, "--format", "json", root=lab.copy.root)
-        found = json.loads(verified.out)["against"]
-        assert verified.code == 0 and found["compared"]["references that lead to copies"] >= 3, found
+        compared = verified(lab, there, 0)["compared"]
+        assert compared["references that lead to copies"] >= 3
+
+        # A config that names the artifact as the source does, as before artifacts are there, is mended.
+        (config,) = lab.copy.sql("select config_raw from runs_raw where run_id = 'user'")[0]
+        told = json.loads(there.graphql(CONFIG)["project"]["run"]["config"])
+        there.upsert("train2", "user", config=json.dumps(told | {"data": json.loads(config)["data"]}))
+        (one,) = verified(lab, there, 1)["listed"]
+        assert (one["where"], one["stream"], one["key"]) == ("local/train/user", "config", "/data/value/id")
+        again = push(lab, there, "runs")
+        assert (again.ok, again.kinds["runs"].skipped) == (True, 2)
+        verified(lab, there, 0)
+
+
+CONFIG = """query { project(name: "train2", entityName: "local") { run(name: "user") { config } } }"""
+
+
+def verified(lab: Lab, there: Server, code: int) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", there.key)
+        done = call("verify", "--against", there.url, "--format", "json", root=lab.copy.root)
+    found: dict[str, Any] = json.loads(done.out)["against"]
+    assert done.code == code, found
+    return found

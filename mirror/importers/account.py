@@ -86,6 +86,10 @@ class Totals:
         else:
             self.done += 1
         self.counts.update(account.counts)
+        self.note(account)
+
+    def note(self, account: Account) -> None:
+        """Add the notes of an account, and nothing else of it."""
         for pair in {(note.kind, note.what) for note in account.notes}:
             about = [note for note in account.notes if (note.kind, note.what) == pair]
             runs, things, example = self.notes.get(pair, (0, 0, about[0].detail))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,10 @@ from mirror.wandb.held import held_runs
 
 if TYPE_CHECKING:
     from mirror.store import Reader
+
+_JOB = "wandb-job.json"
+"""The entry that says what a job runs: its code may be an artifact of the server (wandb 0.31)."""
+_NAMED_BY_JOB = re.compile(rb'"wandb-artifact://_id/([^"]+)"')
 
 
 @dataclass
@@ -96,7 +101,7 @@ def push_artifacts(
             account = Account(m.path, f"{at.namespace.path}/{m.artifact.collection}", m.fingerprint())
             storage_id = m.artifact.key.storage_id
             send = partial(_push, reader, m, there, at)
-            yield Item(source, storage_id, account, storage_id in at.copies, send, m.artifact.size or 0)
+            yield Item(source, storage_id, account, _is_there(m.artifact, at), send, m.artifact.size or 0)
 
     ledger = Ledger(ledger_folder or reader.layout.root, "artifact")
     totals = send_each("artifacts", items(), there, at.namespace, ledger, incremental=incremental, progress=progress)
@@ -116,6 +121,8 @@ def _push(
     """Make the version, or what is missing of it, and look at it again."""
     wanted = _wanted(mirrored.artifact, at.namespace)
     entries = list(_rewritten(mirrored.artifact, entries_of(reader, mirrored), at, there, account))
+    if mirrored.artifact.key.source != there.client.source:
+        _note_job(reader, entries, account)
     logged_by = _logged_by(mirrored.artifact, at, account)
     if mirrored.lacking:
         account.lost("files", mirrored.lacking)
@@ -131,11 +138,12 @@ def _push(
             if more[0] not in known:
                 create_artifact(there.client, wanted, run_id=logged_by, ids=more, patience=there.patience)
     at.copies[mirrored.artifact.key.storage_id] = shown.key.storage_id
+    told = _runs_that_used(shown)
     for use in mirrored.artifact.uses or ():
         run = at.runs[(use.entity, use.project, use.run_id)]
         if run is None:
             account.lost("used by", f"run `{use.entity}/{use.project}/{use.run_id}` is not at the destination")
-        elif run not in {(u.entity, u.project, u.run_id) for u in shown.uses or ()}:
+        elif run not in told:
             use_artifact(there.client, shown.key.storage_id, *run, use.used_as)
     if _attributes(shown) != _attributes(wanted):
         update_artifact(there.client, shown.key.storage_id, wanted, shown)
@@ -147,6 +155,19 @@ def _push(
     account.counts["artifacts"] += 1
     account.counts["entries"] += len(entries)
     at.versions[wanted.collection, wanted.digest or ""] = shown
+
+
+def _is_there(artifact: Artifact, at: _Place) -> bool:
+    """Whether a version is there, and known to be used by those of its runs that are: they may have come after it."""
+    if artifact.key.storage_id not in at.copies:
+        return False
+    shown = at.find(artifact)
+    wanted = {at.runs[run] for run in _runs_that_used(artifact)} - {None}
+    return shown is None or wanted <= _runs_that_used(shown)
+
+
+def _runs_that_used(artifact: Artifact) -> set[RunName]:
+    return {(use.entity, use.project, use.run_id) for use in artifact.uses or ()}
 
 
 def _make(
@@ -243,6 +264,16 @@ def _rewritten(
         yield entry
 
 
+def _note_job(reader: Reader, entries: Sequence[ArtifactEntry], account: Account) -> None:
+    """Note what a job names by ids of the source. Its bytes stay as they are, since they make its digest."""
+    for entry in entries:
+        if entry.path != _JOB or not entry.sha256:
+            continue
+        path = blob_path(reader.layout.blobs, entry.sha256)
+        for named in _NAMED_BY_JOB.findall(path.read_bytes()) if path.is_file() else ():
+            account.lost("reference", f"`{_JOB}` names artifact `{named.decode()}` by its id at the source")
+
+
 def _compare(wanted: Artifact, shown: Artifact, entries: Sequence[ArtifactEntry], account: Account) -> None:
     """Note what is not there as it was sent; an artifact with other entries is a failure."""
     if shown.digest != wanted.digest or shown.state != "COMMITTED":
@@ -318,7 +349,7 @@ def _runs_there(
     there: Destination, held: Sequence[MirroredArtifact], run_name: Callable[[RunName], RunName]
 ) -> dict[RunName, RunName | None]:
     """Every run that logged or used these artifacts, and what it is at the destination: None if it is not there."""
-    names = {(u.entity, u.project, u.run_id) for m in held for u in m.artifact.uses or ()}
+    names = {run for m in held for run in _runs_that_used(m.artifact)}
     names |= {(a.run_entity or "", a.run_project or "", a.run_id) for m in held if (a := m.artifact).run_id is not None}
     by_place: dict[tuple[str, str], dict[RunName, str]] = {}
     for name in sorted(names):
@@ -342,8 +373,8 @@ def _describe(
             copy = shown.get(name)
             if copy is None or name not in names:
                 continue
-            if description and copy.description != description:
-                describe_collection(there.client, copy.key.storage_id, description)
+            if (copy.description or "") != (description or ""):
+                describe_collection(there.client, copy.key.storage_id, description or "")
             if missing := set(tags) - set(copy.tags):
                 tag_collection(there.client, at.namespace.entity, at.namespace.project, name, missing)
     except SourceError as e:

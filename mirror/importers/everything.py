@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import SourceError, UsageError
 from mirror.importers.account import Account, Totals
 from mirror.importers.artifacts import push_artifacts
+from mirror.importers.configs import lead_configs
 from mirror.importers.places import Namespace, RunName
 from mirror.importers.push import PushOptions, PushProgress, push_runs
 from mirror.importers.references import Leading, References
@@ -97,6 +98,8 @@ def push_everything(
                     progress=progress,
                 )
                 found.setdefault(kind, Totals()).merge(totals)
+    if "runs" in kinds and not stop.is_set():
+        found["runs"].merge(lead_configs(reader, rids, there, references, run_name))
     found.setdefault(next(iter(kinds), "runs"), Totals()).errors.extend(errors)
     return Everything(found)
 

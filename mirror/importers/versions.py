@@ -94,8 +94,8 @@ def collections_of(reader: Reader, source: str, here: Namespace) -> list[tuple[s
     with asking(reader) as connection:
         held: list[tuple[str, str | None, list[str]]] = connection.execute(
             "select collection, description, coalesce(tags, []) from artifact_collections where source = ? "
-            "and entity = ? and project = ? and deleted_at is null",
-            [source, here.entity, here.project],
+            "and entity = ? and project = ? and deleted_at is null and type is distinct from ?",
+            [source, here.entity, here.project, EXPORTS],
         ).fetchall()
     if source.startswith("mlflow:"):
         return [(collection_name(name), description, tags_of(tags)) for name, description, tags in held]

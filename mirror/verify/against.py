@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError, SourceError
+from mirror.importers.configs import Copies
 from mirror.importers.everything import KINDS
 from mirror.importers.places import Namespace
 from mirror.importers.references import References
@@ -27,6 +28,7 @@ from mirror.sources.wandb import WandbSource
 from mirror.verify.artifacts import compare_artifacts
 from mirror.verify.findings import Findings
 from mirror.verify.items import compare_reports, compare_sweeps
+from mirror.verify.lineage import compare_links
 from mirror.verify.other import HeldProject, Other
 from mirror.verify.run import Expected, RunCompared
 
@@ -91,9 +93,9 @@ def compare_project(
     stop: threading.Event | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Compare the runs of a project and, where all of them are meant, its sweeps, artifacts and reports, as far as they
-    are among `kinds`; `twice` has the server say in the end whether runs are what they were in the beginning.
-    `progress` is told of rows that were read."""
+    """Compare the runs of a project with their artifacts and, where all of its runs are meant, its sweeps, all of its
+    artifacts and its reports, as far as they are among `kinds`; `twice` has the server say in the end whether runs are
+    what they were in the beginning. `progress` is told of rows that were read."""
     stop = stop or threading.Event()
     name = held.here.path
     by_place: dict[Namespace, list[Pair]] = {} if held.runs else {other.place(held): []}
@@ -106,6 +108,7 @@ def compare_project(
     findings.count(runs=len(held.runs))
     is_origin, places = other.is_origin(held), other.places(held.source)
     references = References(reader, other.source.name, lambda here: places.get(here, here))
+    copies = Copies(references, other.source.client)
     for place, pairs in by_place.items():
         try:
             listing = _listing(other.source, place, pairs, whole=held.whole and len(by_place) == 1)
@@ -123,14 +126,20 @@ def compare_project(
         if held.whole and is_origin:
             _more(name, listing, pairs, findings)
         sweeps = compare_sweeps(reader, held, other, place, findings)
-        expected = Expected(is_origin, sweeps, None if is_origin else partial(references.text, held.source))
+        expected = Expected()
+        if not is_origin:
+            led, config = partial(references.text, held.source), partial(copies.config, held.source)
+            expected = Expected(False, sweeps, led, config)
         present = [pair for pair in pairs if pair[0] in there]
         _compare_runs(reader, present, there, other.source, expected, sent, findings, workers, stop, progress)
         if twice and not stop.is_set():
             _look_again(name, place, present, there, other, findings)
-    for kind, compare in (("artifacts", compare_artifacts), ("reports", compare_reports)):
-        if held.whole and kind in kinds and not stop.is_set():
-            compare(reader, held, other, findings)
+    if "artifacts" in kinds and not stop.is_set():
+        compare_artifacts(reader, held, other, findings)
+        if is_origin:
+            compare_links(reader, held, other, findings)
+    if "reports" in kinds and held.whole and not stop.is_set():
+        compare_reports(reader, held, other, findings)
 
 
 def _look_again(

@@ -1,18 +1,18 @@
-"""The artifacts of a project compared: versions in order, digests, entries by path and digest, aliases, metadata."""
+"""Artifacts compared: versions in order, digests, entries by path and digest, aliases, metadata, and lineage."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import SourceError
+from mirror.errors import MirrorError, SourceError
+from mirror.importers.places import Namespace, RunName
 from mirror.importers.references import REFERENCE, storage_id_of
-from mirror.importers.versions import EXPORTS
-from mirror.query.sql import dicts
+from mirror.importers.versions import EXPORTS, MirroredArtifact, collections_of, entries_of, versions_of
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ItemKey
-from mirror.sources.wandb import WandbSource
 from mirror.verify.findings import Findings, as_json
+from mirror.verify.lineage import is_of_another_source, places_of, runs_that_used
 from mirror.verify.other import HeldProject, Other
 from mirror.wandb.artifacts import Listed, fetch_artifact, fetch_entries, list_artifacts, list_collections
 from mirror.wandb.client import Client
@@ -21,121 +21,222 @@ from mirror.wandb.transport import UnknownFields
 if TYPE_CHECKING:
     from mirror.store import Reader
 
-_NAMED = ("digest", "description", "size", "metadata")
-_COLUMNS = "storage_id, collection, type, version, digest, aliases, tags, description, metadata, size"
-_ENTRIES = "path, digest, size, ref"
+_NAMED = ("digest", "description", "size")
+_TOLD = ("ttl_seconds", "history_step")
+"""What not every server tells of a copy that was not told it."""
 
 
 def compare_artifacts(reader: Reader, held: HeldProject, other: Other, findings: Findings) -> None:
-    """Elsewhere than at their origin, versions are compared in their order, since nobody can choose their numbers. The
-    exports of histories that W&B makes by itself say again what rows say, and are left out."""
-    is_origin, there = other.is_origin(held), other.place(held)
-    db = reader.connect()
-    query = (
-        f"select {_COLUMNS} from artifacts where source = ? and entity = ? and project = ? and deleted_at is null "
-        "and coalesce(state, 'COMMITTED') = 'COMMITTED' and type <> ? order by type, collection, version"
-    )
-    cursor = db.execute(query, [held.source, held.here.entity, held.here.project, EXPORTS])
-    mine: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in dicts(cursor):
-        mine.setdefault((row["type"], row["collection"]), []).append(row)
-    where = held.here.path
-    try:
-        collections, listing = list_collections(other.source.client, there.entity, there.project)
-        complete = listing.complete
-        others: dict[tuple[str, str], list[Listed]] = {}
+    """Compare the artifacts of a project where all its runs are meant, and those that its runs logged elsewhere; of
+    some runs, those that these logged or used. Elsewhere than at their origin, versions are known by their digests and
+    must stand in their order, since nobody can choose their numbers. The exports of histories that W&B makes by itself
+    say again what rows say, and are left out."""
+    runs = {(held.here.entity, held.here.project, str(row["run_id"])) for row in held.runs}
+    for here in places_of(reader, held):
+        own = held.whole and here == held.here
+        versions = versions_of(reader, held.source, here)
+        mine = [m for m in versions if own or not runs.isdisjoint(_runs_of(m.artifact, used=not held.whole))]
+        _Project(reader, held.source, here, other, findings, whole=own).compare(mine)
+
+
+def _runs_of(artifact: Artifact, *, used: bool) -> set[RunName]:
+    """The runs that logged a version, and with `used` those that used it."""
+    found = {(u.entity, u.project, u.run_id) for u in artifact.uses or () if used}
+    if artifact.run_id is not None:
+        found.add((artifact.run_entity or "", artifact.run_project or "", artifact.run_id))
+    return found
+
+
+class _Project:
+    """The comparison of one project. `whole` says that all of its versions are meant."""
+
+    def __init__(
+        self, reader: Reader, source: str, here: Namespace, other: Other, findings: Findings, *, whole: bool
+    ) -> None:
+        held = HeldProject(source, here, [], whole)
+        self._reader = reader
+        self._source = source
+        self._here = here
+        self._other = other
+        self._client = other.source.client
+        self._findings = findings
+        self._whole = whole
+        self._is_origin = other.is_origin(held)
+        self._there = other.place(held)
+        self._led = None if self._is_origin else _Led(reader, source, self._client)
+
+    def compare(self, mine: Sequence[MirroredArtifact]) -> None:
+        sequences: dict[tuple[str, str], list[MirroredArtifact]] = {}
+        for m in mine:
+            sequences.setdefault((m.artifact.type, m.artifact.collection), []).append(m)
+        if not (sequences or self._whole):
+            return
+        more = self._whole and self._is_origin
+        found = self._listed(None if more else sequences.keys(), bool(mine))
+        if found is None:
+            return
+        collections, others = found
+        if self._whole:
+            self._collections(collections, {name for _, name in sequences})
+        for name in sorted({*sequences, *(others if more else ())}):
+            versions = sorted(others.get(name, []), key=lambda one: one.artifact.version or 0)
+            self._sequence(sequences.get(name, []), versions)
+
+    def _listed(
+        self, wanted: Collection[tuple[str, str]] | None, needed: bool
+    ) -> tuple[list[ArtifactCollection], dict[tuple[str, str], list[Listed]]] | None:
+        """The collections there and the versions of those that are wanted; None if they cannot be told."""
+        where, complete = self._here.path, True
 
         def trouble(message: str) -> None:
-            findings.doubt(where, f"artifacts: {message}")
+            self._findings.doubt(where, f"artifacts: {message}")
 
-        for page, page_is_complete in list_artifacts(other.source.client, collections, trouble):
-            complete &= page_is_complete
-            for one in page:
-                if one.artifact.state in (None, "COMMITTED") and one.artifact.type != EXPORTS:
-                    others.setdefault((one.artifact.type, one.artifact.collection), []).append(one)
-    except SourceError as e:
-        if mine or not isinstance(e.__cause__, UnknownFields):
-            findings.doubt(where, f"artifacts could not be read: {e}")
-        return
-    if not complete:
-        findings.doubt(where, "artifacts: the listing was cut off")
-        return
-    led = None if is_origin else _Led(reader, held.source, other.source.client)
-    for name in sorted({*mine, *(others if is_origin else ())}):
-        versions = sorted(others.get(name, []), key=lambda one: one.artifact.version or 0)
-        _collection(reader, where, name, mine.get(name, []), versions, other.source, findings, led)
-
-
-def _collection(
-    reader: Reader,
-    where: str,
-    name: tuple[str, str],
-    mine: list[dict[str, Any]],
-    others: list[Listed],
-    other: WandbSource,
-    findings: Findings,
-    led: _Led | None,
-) -> None:
-    is_origin = led is None
-    for i in range(max(len(mine), len(others))):
-        row = mine[i] if i < len(mine) else None
-        one = others[i] if i < len(others) else None
-        version = row["version"] if row is not None else one.artifact.version if one is not None else None
-        place = f"{where}/{name[1]}:v{version}"
-        if row is None or one is None:
-            if row is not None or is_origin:
-                findings.differ(place, "artifacts", **{"there" if row is None else "here": "the version"})
-            if row is None and one is not None and is_origin and (a := one.artifact).run_id is not None:
-                logged_by = f"{a.run_entity}/{a.run_project}/{a.run_id}"
-                findings.doubt(logged_by, f"it logged an artifact that the mirror does not hold: {name[1]}:v{version}")
-            continue
-        findings.count(artifacts=1)
-        _version(place, row, one.artifact, findings, is_origin)
-        if one.manifest_url is None:
-            findings.doubt(place, "artifacts: the server names no address of the manifest")
-            continue
-        held = reader.connect().execute(
-            f"select {_ENTRIES} from artifact_entries where storage_id = ? and collection = ? and version = ?",
-            [row["storage_id"], row["collection"], row["version"]],
-        )
+        others: dict[tuple[str, str], list[Listed]] = {}
         try:
-            entries = {entry.path: entry for entry in fetch_entries(other.client, one)}
-            _entries(place, {r[0]: r[1:] for r in held.fetchall()}, entries, findings, led)
+            collections, listing = list_collections(self._client, self._there.entity, self._there.project)
+            asked = [c for c in collections if c.type != EXPORTS]
+            if wanted is not None:
+                asked = [c for c in asked if (c.type, c.collection) in wanted]
+            for page, page_is_complete in list_artifacts(self._client, asked, trouble):
+                complete &= page_is_complete
+                for one in page:
+                    if one.artifact.state in (None, "COMMITTED"):
+                        others.setdefault((one.artifact.type, one.artifact.collection), []).append(one)
         except SourceError as e:
-            findings.doubt(place, f"artifacts: {e}")
+            if needed or not isinstance(e.__cause__, UnknownFields):
+                trouble(f"could not be read: {e}")
+            return None
+        if not (complete and listing.complete):
+            trouble("the listing was cut off")
+            return None
+        return collections, others
+
+    def _collections(self, there: Sequence[ArtifactCollection], sent: Collection[str]) -> None:
+        """Descriptions and tags of collections; elsewhere than at their origin of those that have versions, and more
+        tags are no difference there."""
+        shown = {c.collection: c for c in there if c.type != EXPORTS}
+        mine = {
+            name: (description or "", sorted(tags))
+            for name, description, tags in collections_of(self._reader, self._source, self._here)
+            if self._is_origin or name in sent
+        }
+        for name in sorted({*mine, *(shown if self._is_origin else ())}):
+            where, here, copy = f"{self._here.path}/{name}", mine.get(name), shown.get(name)
+            if here is None or copy is None:
+                if name not in sent:  # of the others, versions are missing
+                    sides = {"here": "the collection"} if copy is None else {"there": "the collection"}
+                    self._findings.differ(where, "collections", **sides)
+                continue
+            self._findings.count(collections=1)
+            self._pair(where, "description", here[0], copy.description or "", "collections")
+            tags = sorted(copy.tags if self._is_origin else set(copy.tags) & set(here[1]))
+            self._pair(where, "tags", here[1], tags, "collections")
+
+    def _sequence(self, mine: Sequence[MirroredArtifact], others: Sequence[Listed]) -> None:
+        """The versions of one collection, both in order."""
+
+        def key(artifact: Artifact) -> Any:
+            return artifact.version if self._is_origin else artifact.digest
+
+        known, there = {key(m.artifact) for m in mine}, {key(one.artifact): one for one in others}
+        for m in mine:
+            place, one = f"{self._here.path}/{m.artifact.collection}:v{m.artifact.version}", there.get(key(m.artifact))
+            if one is None:
+                self._findings.differ(place, "artifacts", here="the version")
+                continue
+            self._findings.count(artifacts=1)
+            self._version(place, m.artifact, one)
+            self._entries(place, m, one)
+        orders = [key(m.artifact) for m in mine if key(m.artifact) in there], [one for one in there if one in known]
+        if orders[0] != orders[1]:
+            where = f"{self._here.path}/{mine[0].artifact.collection}"
+            self._findings.differ(where, "artifacts", key="(order)", here=as_json(orders[0]), there=as_json(orders[1]))
+        for one in others if self._whole and self._is_origin else ():
+            if one.artifact.version not in known:
+                place = f"{self._here.path}/{one.artifact.collection}:v{one.artifact.version}"
+                self._findings.differ(place, "artifacts", there="the version")
+
+    def _version(self, place: str, mine: Artifact, listed: Listed) -> None:
+        there = listed.artifact
+        told = [name for name in _TOLD if self._is_origin or getattr(mine, name) is not None]
+        pairs = {name: (getattr(mine, name), getattr(there, name)) for name in (*_NAMED, *told)}
+        pairs["metadata"] = (_document(mine.metadata), _document(there.metadata))
+        pairs["aliases"] = (sorted(mine.aliases), sorted(there.aliases))
+        pairs["tags"] = (sorted(mine.tags), sorted(there.tags))
+        for name, (here, other) in pairs.items():
+            self._pair(place, name, here, other)
+        self._logged_by(place, mine, there)
+        self._used_by(place, mine, listed)
+
+    def _logged_by(self, place: str, mine: Artifact, there: Artifact) -> None:
+        run: RunName | None = None
+        if mine.run_id is not None:
+            run = (mine.run_entity or "", mine.run_project or "", mine.run_id)
+        if run is not None and not self._is_origin:
+            run = self._other.copied(self._source, run)
+            if run is None or Namespace(run[0], run[1]) != self._there:
+                return  # it was not there when the version was made
+        shown = (there.run_entity or "", there.run_project or "", there.run_id) if there.run_id is not None else None
+        self._pair(place, "logged by", _path(run), _path(shown))
+
+    def _used_by(self, place: str, mine: Artifact, listed: Listed) -> None:
+        uses = {(u.entity, u.project, u.run_id) for u in mine.uses or ()}
+        try:
+            there = runs_that_used(self._client, listed)
+        except SourceError as e:
+            self._findings.doubt(place, f"the runs that used it could not be read: {e}")
+            return
+        if there is None:
+            if uses:
+                self._findings.doubt(place, "the server does not say which runs used it")
+            return
+        if not self._is_origin:
+            copies = {run: self._other.copied(self._source, run) for run in uses}
+            self._findings.count(uses_by_runs_that_were_not_sent=sum(copy is None for copy in copies.values()))
+            uses = {copy for copy in copies.values() if copy is not None}
+            there &= uses
+        self._findings.count(uses_of_artifacts=len(uses))
+        for run in sorted(there - uses):
+            self._findings.differ(place, "artifacts", key="used by", there=as_json(_path(run)))
+        for run in sorted(uses - there):
+            if not (self._is_origin and is_of_another_source(self._reader, self._source, run)):
+                self._findings.differ(place, "artifacts", key="used by", here=as_json(_path(run)))
+
+    def _entries(self, place: str, mine: MirroredArtifact, one: Listed) -> None:
+        if one.manifest_url is None:
+            self._findings.doubt(place, "artifacts: the server names no address of the manifest")
+            return
+        try:
+            others = {entry.path: entry for entry in fetch_entries(self._client, one)}
+            held = {entry.path: entry for entry in entries_of(self._reader, mine)}
+        except MirrorError as e:
+            self._findings.doubt(place, f"artifacts: {e}")
+            return
+        for path in sorted({*held, *others}):
+            here, there = _said(held.get(path)), _said(others.get(path))
+            if here == there:
+                continue
+            led = self._led is not None and here and there and self._led.same(here[2], there[2])
+            if led and here and there and (*here[:2], *here[3:]) == (*there[:2], *there[3:]):
+                self._findings.count(references_that_lead_to_copies=1)
+                continue
+            sides = {name: as_json(side) for name, side in (("here", here), ("there", there)) if side is not None}
+            self._findings.differ(place, "artifact entries", key=path, **sides)
+        self._findings.count(artifact_entries=len(held))
+
+    def _pair(self, where: str, name: str, here: Any, there: Any, stream: str = "artifacts") -> None:
+        if (here or None) != (there or None):
+            self._findings.differ(where, stream, key=name, here=as_json(here), there=as_json(there))
 
 
-def _version(place: str, row: Mapping[str, Any], there: Artifact, findings: Findings, is_origin: bool) -> None:
-    pairs: dict[str, tuple[Any, Any]] = {name: (row[name], getattr(there, name)) for name in _NAMED}
-    pairs["metadata"] = (_document(row["metadata"]), _document(there.metadata))
-    pairs["aliases"] = (sorted(row["aliases"] or ()), sorted(there.aliases))
-    pairs["tags"] = (sorted(row["tags"] or ()), sorted(there.tags))
-    if is_origin:
-        pairs["version"] = (row["version"], there.version)
-    for name, (mine, others) in pairs.items():
-        if (mine or None) != (others or None):
-            findings.differ(place, "artifacts", key=name, here=as_json(mine), there=as_json(others))
+def _said(entry: ArtifactEntry | None) -> list[Any] | None:
+    if entry is None:
+        return None
+    return [entry.digest, entry.size, entry.ref, *([_document(entry.extra)] if entry.extra else [])]
 
 
-def _entries(
-    place: str,
-    mine: Mapping[str, tuple[Any, ...]],
-    others: Mapping[str, ArtifactEntry],
-    findings: Findings,
-    led: _Led | None,
-) -> None:
-    for path in sorted({*mine, *others}):
-        entry = others.get(path)
-        here = mine.get(path)
-        there = (entry.digest, entry.size, entry.ref) if entry is not None else None
-        if here == there:
-            continue
-        if led is not None and here and there and here[:2] == there[:2] and led.same(here[2], there[2]):
-            findings.count(references_that_lead_to_copies=1)
-            continue
-        sides = {name: as_json(list(side)) for name, side in (("here", here), ("there", there)) if side is not None}
-        findings.differ(place, "artifact entries", key=path, **sides)
-    findings.count(artifact_entries=len(mine))
+def _path(run: Iterable[str] | None) -> str | None:
+    return None if run is None else "/".join(run)
 
 
 class _Led:

@@ -39,15 +39,12 @@ def verdicts(
     """What is to be said of each run of these projects after they were compared with `other`. `whole_store` is false if
     the mirror itself was found damaged: then nothing may be deleted."""
     found: list[Verdict] = []
-    whole = {(held.source, held.here.path) for held in projects if held.whole and other.is_origin(held)}
     for held in projects:
         general = [] if whole_store else ["the mirror itself is damaged: `mirror verify`, `mirror repair`"]
         if not other.is_origin(held):
             general.append(f"a copy was compared, not the original at {held.source}")
-        elif not held.whole:
-            general.append(f"artifacts are compared with whole projects: name {held.here.path}")
         for row in _rows(reader, [row["rid"] for row in held.runs]):
-            found.append(_verdict(reader, held, row, findings, general, whole))
+            found.append(_verdict(reader, held, row, findings, general))
     return found
 
 
@@ -57,15 +54,12 @@ def _verdict(
     row: Mapping[str, Any],
     findings: Findings,
     general: Sequence[str],
-    whole: set[tuple[str, str]],
 ) -> Verdict:
     path = f"{held.here.path}/{row['run_id']}"
     reasons = [*general, *_reasons(row)]
     mine = {path, held.here.path}
     for place, name in row["artifacts"] or ():
         mine |= {place, f"{place}/{name}"}
-        if (held.source, place) not in whole and place != held.here.path:
-            reasons.append(f"it logged `{place}/{name}`, which was not compared: name {place}, too")
     if count := sum(findings.different.get(where, 0) for where in mine):
         reasons.append(f"{count} differences were found")
     reasons += [reason for where in sorted(mine) for reason in findings.unproven.get(where, ())]

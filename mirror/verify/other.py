@@ -70,10 +70,14 @@ class Other:
     def run_name(self, source: str, run: RunName) -> RunName:
         """The same of a run of another project, by its name."""
         here = Namespace(run[0], run[1])
-        forced = self.remapping.get(here)
+        place = self.places(source).get(here, here)
+        return self.copied(source, run) or (place.entity, place.project, run[2])
+
+    def copied(self, source: str, run: RunName) -> RunName | None:
+        """The same; None if it is not known to have been sent."""
+        forced = self.remapping.get(Namespace(run[0], run[1]))
         found = self.sent.run_name(source, run, forced) if self.sent else None
-        place, name = found or (self.places(source).get(here, here), run[2])
-        return place.entity, place.project, name
+        return (found[0].entity, found[0].project, found[1]) if found is not None else None
 
 
 def connected(reader: Reader, url: str, workers: int, stop: threading.Event | None = None) -> WandbSource:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, SourceError
 from mirror.importers.origin import CONFIG_KEY, STEP, forked_from, said_of
 from mirror.importers.outgoing import config_of, gathered
 from mirror.query.rows import by_step, stretches
@@ -53,11 +53,13 @@ FIXED = (*SAID, "sweep", "fork_run_id", "fork_step")
 class Expected:
     """How far the other side can be the same. At their origin everything of runs is compared; elsewhere what nobody can
     set is looked for in what the copy says of its origin, and more files are no difference. `sweeps` are the ids there
-    of a project's sweeps; `led` is what JSON text becomes whose references lead to copies."""
+    of a project's sweeps; `led` is what JSON text becomes whose references lead to copies, `config` a config that names
+    artifacts."""
 
     is_origin: bool = True
     sweeps: Mapping[str, str] = field(default_factory=dict)
     led: Callable[[str], str] | None = None
+    config: Callable[[str], str] = lambda text: text
 
 
 class RunCompared:
@@ -246,7 +248,10 @@ class RunCompared:
         self._findings.count(attributes=len(pairs), attributes_kept_in_the_config_only=kept)
         if self._reshaped:
             config = config_of(dict(row) | {"config_raw": config})
-        self._tree("config", config, run.config)
+        try:
+            self._tree("config", config and self._expected.config(config), run.config)
+        except SourceError as e:
+            self._findings.doubt(self.where, f"config: what it names cannot be looked for: {e}")
         self._tree("summary", summary, run.summary)
         if run.metadata is not None or (metadata is not None and self._expected.is_origin):
             self._tree("wandb-metadata.json", metadata, run.metadata)

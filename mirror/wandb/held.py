@@ -40,6 +40,11 @@ def held_runs(client: Client, entity: str, project: str, run_ids: Sequence[str])
     return found
 
 
+def held_configs(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> dict[str, HeldRun | None]:
+    """The same of some runs, with their configs."""
+    return _ask(client, entity, project, run_ids, ("config",))
+
+
 def _ask(
     client: Client, entity: str, project: str, run_ids: Sequence[str], more: Sequence[str]
 ) -> dict[str, HeldRun | None]:

@@ -1,0 +1,96 @@
+"""Which artifacts runs logged and used, as the runs tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mirror.wandb.client import Client, Fields, nodes
+from mirror.wandb.paging import read_all
+
+_RUNS_AT_ONCE = 20
+_PAGE = 50
+_KINDS = {"logged": "outputArtifacts", "used": "inputArtifacts"}
+
+
+@dataclass(frozen=True)
+class LinkedArtifact:
+    """A version that a run logged or used; `path` is `entity/project/collection:vN`."""
+
+    storage_id: str
+    path: str
+    type: str
+
+
+Links = Mapping[str, Sequence[LinkedArtifact] | None]
+"""By `logged` and `used`; None if the server does not tell (all of) them."""
+
+
+def fetch_links(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> dict[str, Links]:
+    """What these runs of a project logged and used, committed versions alone; runs that are not there are left out.
+    Raises a SourceError."""
+    found: dict[str, Links] = {}
+    for start in range(0, len(run_ids), _RUNS_AT_ONCE):
+        part = run_ids[start : start + _RUNS_AT_ONCE]
+        said = _ask(client, entity, project, part)
+        for run_id, run in zip(part, said, strict=True):
+            if run is not None:
+                links = {kind: _links(client, entity, project, run_id, run, name) for kind, name in _KINDS.items()}
+                found[run_id] = links
+    return found
+
+
+def _ask(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+    def build(f: Fields) -> str:
+        declared = "".join(f", $n{i}: String!" for i in range(len(run_ids)))
+        lists = f.of("Run", [f"{name}(first: {_PAGE}) {{ {_versions(f)} }}" for name in _KINDS.values()])
+        asked = " ".join(f"r{i}: run(name: $n{i}) {{ id {lists} }}" for i in range(len(run_ids)))
+        return (
+            f"query RunLinks($entity: String!, $project: String!{declared}) {{"
+            f" project(name: $project, entityName: $entity) {{ {asked} }} }}"
+        )
+
+    names = {f"n{i}": run_id for i, run_id in enumerate(run_ids)}
+    data, _ = client.ask(build, {"entity": entity, "project": project, **names})
+    shown = data.get("project") or {}
+    return [shown.get(f"r{i}") for i in range(len(run_ids))]
+
+
+def _versions(f: Fields) -> str:
+    fields = f.of(
+        "Artifact",
+        ("state", "versionIndex", "artifactType { name }", "artifactSequence { name project { name entityName } }"),
+    )
+    return f"edges {{ node {{ id {fields} }} }} pageInfo {{ endCursor hasNextPage }}"
+
+
+def _links(
+    client: Client, entity: str, project: str, run_id: str, run: Mapping[str, Any], name: str
+) -> list[LinkedArtifact] | None:
+    page = run.get(name)
+    if not isinstance(page, dict):
+        return None
+    found = list(nodes(page))
+    if (page.get("pageInfo") or {}).get("hasNextPage"):
+
+        def build(f: Fields) -> str:
+            return (
+                "query LinksOfRun($entity: String!, $project: String!, $run: String!, $first: Int!, $after: String) {"
+                " project(name: $project, entityName: $entity) { run(name: $run) {"
+                f" {name}(first: $first, after: $after) {{ {_versions(f)} }} }} }} }}"
+            )
+
+        where = {"entity": entity, "project": project, "run": run_id}
+        every = read_all(client, build, where, ("project", "run", name), first=_PAGE)
+        if not every.complete:
+            return None
+        found = every.nodes
+    return [_link(node) for node in found if node.get("state") in (None, "COMMITTED")]
+
+
+def _link(node: Mapping[str, Any]) -> LinkedArtifact:
+    sequence = node.get("artifactSequence") or {}
+    where = sequence.get("project") or {}
+    path = f"{where.get('entityName')}/{where.get('name')}/{sequence.get('name')}:v{node.get('versionIndex')}"
+    return LinkedArtifact(str(node["id"]), path, str((node.get("artifactType") or {}).get("name")))
