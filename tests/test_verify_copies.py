@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,3 +222,38 @@ def test_copies_of_runs_that_were_rewound_or_forked_are_as_their_originals(
     push("local/branches")
     done, found = verify("local/branches")
     assert done.code == 0 and found["compared"]["rows"] == 16, found
+
+
+PROJECT = "query P($p: String!) { project(name: $p) { description } }"
+DESCRIPTION = """mutation($p: String!, $d: String) {
+    upsertModel(input: {entityName: "local", name: $p, description: $d}) { inserted } }"""
+
+
+def test_projects_without_runs_are_known_to_have_been_sent(
+    server: Server, there: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", there.key)
+    copy = Copy(tmp_path / "m", server.url, server.key)
+    for project in ("bare", "never", "apart"):
+        server.graphql(DESCRIPTION, p=project, d="first")
+    copy.sync("local/bare", "local/never", "local/apart")
+    there.graphql(DESCRIPTION, p="never-here", d="of others")
+    remap = ["--remap", "local/bare=local/sent", "--remap", "local/never=local/never-here"]
+    push = ["push", "local/bare", "local/never", "--to", there.url, *remap]
+    assert call(*push, root=copy.root).code == 0
+
+    def said(project: str) -> str:
+        description: str = there.graphql(PROJECT, p=project)["project"]["description"]
+        return description
+
+    assert (said("sent"), said("never-here")) == ("first", "of others")
+    done = call("verify", "--against", there.url, root=copy.root)
+    assert done.code == 0 and "1 projects that neither came from there nor went there" in done.err, done
+
+    server.graphql(DESCRIPTION, p="bare", d="second")
+    at_origin = ["verify", "local/bare", "--against", server.url]
+    done = call(*at_origin, root=copy.root)
+    assert done.code == 1 and all(text in done.out for text in ("description", '"first"', '"second"')), done
+    copy.sync("local/bare")
+    assert call(*at_origin, root=copy.root).code == 0
+    assert call(*push, root=copy.root).code == 0 and (said("sent"), said("never-here")) == ("second", "of others")

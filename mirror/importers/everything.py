@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from mirror.errors import SourceError, UsageError
 from mirror.importers.account import Account, Totals
 from mirror.importers.artifacts import push_artifacts
 from mirror.importers.configs import lead_configs
+from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace, RunName
 from mirror.importers.push import PushOptions, PushProgress, push_runs
 from mirror.importers.references import Leading, References
@@ -71,7 +73,8 @@ def push_everything(
     references = References(reader, there.client.source, options.place)
     leading = Leading(references, there.client, reader, lambda source, here: (source, here) in coming)
     there = replace(there, leading=leading)
-    errors = [error for project in projects if (error := _make(there, project, options.place(project.here)))]
+    ledger = Ledger(options.ledger or reader.layout.root, "project")
+    errors = [error for project in projects if (error := _make(there, project, options.place(project.here), ledger))]
     renamed: dict[RunName, str] = {}
     if "runs" in kinds:
         sweeps_of = {(p.source, p.here): options.place(p.here) for p in projects} if whole is not None else None
@@ -112,21 +115,32 @@ class _Project:
     created_at: datetime | None = None
 
 
-def _make(there: Destination, project: _Project, place: Namespace) -> str | None:
-    """Make a project that is missing there, with its description; returns what went wrong. Raises UsageError if what is
-    there is the project itself, whatever name the server was called by: a copy is made later than its original."""
+def _make(there: Destination, project: _Project, place: Namespace, ledger: Ledger) -> str | None:
+    """Make a project that is missing there, with its description, and note it; change the description with that of the
+    source. Returns what went wrong. Raises UsageError if what is there is the project itself, whatever name the server
+    was called by: a copy is made later than its original."""
+    source, destination = project.source, there.client.source
+    said = (project.description or "").encode()
+    account = Account(project.here.path, place.path, hashlib.blake2b(said, digest_size=16).hexdigest())
+    before = ledger.success(source, project.here.path, destination, place.path)
     try:
         held = there.client.project(place.entity, place.project)
         itself = held and project.created_at is not None and held.created_at == project.created_at
-        if place == project.here and (itself or project.source == there.client.source):
+        if place == project.here and (itself or source == destination):
             raise UsageError(
-                f"`{there.client.source}` is the server that `{place.path}` was mirrored from: it would be sent to "
+                f"`{destination}` is the server that `{place.path}` was mirrored from: it would be sent to "
                 f"where it came from; name another project (--remap {place.path}=ENTITY/PROJECT) or another server"
             )
-        if held is None:
-            upsert_project(there.client, place.entity, place.project, description=project.description)
+        # A project that others made keeps what they say of it.
+        if held is None or (before is not None and before.fingerprint != account.fingerprint):
+            description = project.description or ("" if held else None)
+            upsert_project(there.client, place.entity, place.project, description=description)
     except SourceError as e:
         return f"project {place.path} could not be made: {e}"
+    if before is None or before.fingerprint != account.fingerprint:
+        ledger.write(
+            account, source=source, storage_id=project.here.path, destination=destination, namespace=place.path
+        )
     return None
 
 

@@ -33,7 +33,7 @@ class Success:
 
 
 class Ledger:
-    """Outcomes of one kind of thing (`run`, `artifact`, `report`). Written by one thread."""
+    """Outcomes of one kind of thing (`project`, `run`, `artifact`, `report`). Written by one thread."""
 
     def __init__(self, root: Path, kind: str) -> None:
         self.successes = root / f"{kind}_successes.jsonl"

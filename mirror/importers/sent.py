@@ -8,7 +8,7 @@ from typing import TypeVar
 from mirror.importers.ledger import lines_of
 from mirror.importers.places import Namespace, RunName
 
-_KINDS = ("run", "artifact", "report")
+_KINDS = ("project", "run", "artifact", "report")
 _T = TypeVar("_T")
 
 
@@ -46,9 +46,10 @@ class Sent:
 
     def _note(self, kind: str, line: dict[str, str]) -> None:
         source, place = line["source"], Namespace(*line["dst_path"].split("/", 1))
-        entity, project, run_id = line["src_path"].split("/", 2)
+        entity, project, *rest = line["src_path"].split("/", 2)
         _put(self._projects.setdefault((source, Namespace(entity, project)), {}), place, None)
         if kind == "run":
+            (run_id,) = rest
             for copies in (
                 self._runs.setdefault((source, line["storage_id"]), {}),
                 self._names.setdefault((source, (entity, project, run_id)), {}),

@@ -26,7 +26,7 @@ from mirror.sources.parts import OF_RUNS
 from mirror.sources.protocol import Rows, SystemMetrics, Wanted
 from mirror.sources.wandb import WandbSource
 from mirror.verify.artifacts import compare_artifacts
-from mirror.verify.findings import Findings
+from mirror.verify.findings import Findings, as_json
 from mirror.verify.items import compare_reports, compare_sweeps
 from mirror.verify.lineage import compare_links
 from mirror.verify.other import HeldProject, Other
@@ -123,6 +123,8 @@ def compare_project(
             if run_id not in there:
                 moved = "" if (place, run_id) == (held.here, row["run_id"]) else f"{place.path}/{run_id}"
                 findings.differ(f"{name}/{row['run_id']}", "run", key=moved, here="the run")
+        if is_origin:
+            _description(reader, held, listing.project.description, findings)
         if held.whole and is_origin:
             _more(name, listing, pairs, findings)
         sweeps = compare_sweeps(reader, held, other, place, findings)
@@ -154,6 +156,15 @@ def _look_again(
     for run_id, row in pairs:
         if run_id not in now or now[run_id].fingerprint != there[run_id].fingerprint:
             findings.doubt(f"{name}/{row['run_id']}", "it changed at the server while it was compared")
+
+
+def _description(reader: Reader, held: HeldProject, there: str | None, findings: Findings) -> None:
+    query = "select description from projects where source = ? and entity = ? and project = ?"
+    found = reader.connect().execute(query, [held.source, held.here.entity, held.here.project]).fetchone()
+    here = found[0] if found else None
+    findings.count(projects=1)
+    if (here or "") != (there or ""):
+        findings.differ(held.here.path, "project", key="description", here=as_json(here), there=as_json(there))
 
 
 def _more(name: str, listing: Listing, pairs: Sequence[Pair], findings: Findings) -> None:
