@@ -207,12 +207,15 @@ class LiveRuns:
         self.version += 1
         return run
 
-    def end(self, live: LiveRun, state: str, exit_code: int | None) -> None:
-        """The run is over: its state is durable now, its lines move to segments shortly. Lock held."""
+    def end(self, live: LiveRun, state: str, exit_code: int | None, summary: str | None = None) -> None:
+        """The run is over, with its last summary if that came just now: this is durable now, its lines move to
+        segments shortly. Lock held."""
         run = self.spool.run(live.rid)
         at = now()
         beat = run.heartbeat_at if state == "crashed" else at
-        self._put(live, replace(run, state=state, exit_code=exit_code, updated_at=at, heartbeat_at=beat))
+        last = run.summary if summary is None else summary
+        ended = replace(run, summary=last, state=state, exit_code=exit_code, updated_at=at, heartbeat_at=beat)
+        self._put(live, ended)
         self._drain(live, final=True)
 
     def delete(self, live: LiveRun) -> None:

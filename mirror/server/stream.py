@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from mirror.records import Run
 from mirror.server.access.limits import Refused, parsed_body
 from mirror.server.home import Home
 from mirror.server.live import ENDED, LiveRun, LiveRuns
@@ -89,17 +88,19 @@ def _take(live: LiveRuns, held: LiveRun, post: dict[str, Any]) -> dict[str, Any]
         changes["summary"] = _checked_summary(files[_SUMMARY]["content"][-1])
     if post.get("preempting"):
         changes["state"] = "preempting"
-    run = live.beat(held, **changes)
-    live.relieve(held)
     if post.get("complete"):
         code = post.get("exitcode")
-        _end(live, held, run, code if isinstance(code, int) else 0)
+        _end(live, held, code if isinstance(code, int) else 0, changes)
+    else:
+        live.beat(held, **changes)
+        live.relieve(held)
     return {"stopped": True} if held.stop_asked else {}
 
 
-def _end(live: LiveRuns, held: LiveRun, run: Run, code: int) -> None:
-    state = "preempted" if run.state == "preempting" and code != 0 else "finished" if code == 0 else "failed"
-    live.end(held, state, code)
+def _end(live: LiveRuns, held: LiveRun, code: int, changes: dict[str, Any]) -> None:
+    preempting = "preempting" in (changes.get("state"), live.spool.run(held.rid).state)
+    state = "preempted" if preempting and code != 0 else "finished" if code == 0 else "failed"
+    live.end(held, state, code, summary=changes.get("summary"))
 
 
 def _checked_rows(name: str, piece: dict[str, Any]) -> tuple[int, list[bytes]]:
