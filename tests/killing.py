@@ -20,21 +20,28 @@ def killed_at(
     """Start a process that asks the proxy, and `kill -9` it when it has asked `at` times (1 is the first request).
 
     It hears no answer to that request or to any later one; `arrives` says whether the server got that request all the
-    same. Returns the exit code: -9, or that of a process which had less to ask.
+    same. The server has answered all that it got by then, so that it does nothing more afterwards. Returns the exit
+    code: -9, or that of a process which had less to ask.
     """
-    asked, counting = 0, threading.Lock()
+    asked, under_way, counting = 0, 0, threading.Lock()
     due, dead = threading.Event(), threading.Event()
     usual = proxy.reply
 
     def reply(request: Request) -> Action:
-        nonlocal asked
+        nonlocal asked, under_way
         with counting:
             asked += 1
             number = asked
-        if number < at:
-            return usual(request)
-        if number == at and arrives:
-            usual(request)
+            passed = number < at or (number == at and arrives)
+            under_way += passed
+        if passed:
+            try:
+                answer = usual(request)
+            finally:
+                with counting:
+                    under_way -= 1
+            if number < at:
+                return answer
         due.set()
         dead.wait(300)
         return Reset()
@@ -42,7 +49,7 @@ def killed_at(
     proxy.reply = reply
     process = start()
     try:
-        while process.poll() is None and not due.wait(0.01):
+        while process.poll() is None and not (due.wait(0.01) and not under_way):
             pass
     finally:
         if due.is_set():

@@ -1,4 +1,5 @@
-"""`mirror push --to mlflow:URI` into a real `mlflow server`, read back with MLflow's own client."""
+"""`mirror push --to mlflow:URI` into a real `mlflow server`, and into its database while it runs; read back from the
+server with MLflow's own client."""
 
 from __future__ import annotations
 
@@ -7,9 +8,6 @@ import math
 import random
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +24,10 @@ from mirror.records import FileEntry, Run, RunKey
 pytest.importorskip("mlflow")
 from crowd import value
 from faults import Faulty
+from killing import killed_at
 from liar import Answer, Liar
+from starting import Started
+from syncing import proxied
 from tracking import Point, Tracking, text, tracking
 
 from mirror.sources.mlflow import rest
@@ -39,6 +40,15 @@ pytestmark = pytest.mark.slow
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
     with tracking(tmp_path_factory.mktemp("mlflow"), "--workers", "1") as server:
         yield server
+
+
+@pytest.fixture(params=["server", "database"])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def address(server: Tracking, way: str) -> str:
+    return server.url if way == "server" else f"sqlite:///{server.database}"
 
 
 def mirrored(root: Path, project: str, runs: dict[str, list[dict[str, Any]]], **more: Any) -> None:
@@ -117,16 +127,18 @@ def named(server: Tracking, run: Any, folder: Path) -> Counter[Point]:
     return Counter((at, step, keys.get(name, name), number) for at, step, name, number in server.points(run).elements())
 
 
-def test_hostile_rows_arrive_point_by_point_and_come_back(server: Tracking, tmp_path: Path) -> None:
+def test_hostile_rows_arrive_point_by_point_and_come_back(server: Tracking, way: str, tmp_path: Path) -> None:
     runs = {f"r{i}": rows_of(i, count) for i, count in enumerate([0, 1, 7, 30, 30, 40])}
     root = tmp_path / "m"
-    mirrored(root, "hostile", runs, config='{"a/b": {"value": 1}, "a": {"value": {"b": "☃"}}, "": {"value": null}}')
-    said = push(root, server.url)
-    copies = server.copies("team/hostile")
+    mirrored(
+        root, f"hostile-{way}", runs, config='{"a/b": {"value": 1}, "a": {"value": {"b": "☃"}}, "": {"value": null}}'
+    )
+    said = push(root, address(server, way))
+    copies = server.copies(f"team/hostile-{way}")
     assert len(copies) == len(runs)
     there = Counter[tuple[str, int, int, str, str]]()
     for run_id, rows in runs.items():
-        copy = copies[f"team/hostile/{run_id}"]
+        copy = copies[f"team/hostile-{way}/{run_id}"]
         points, keys = server.points(copy), keys_of(server, copy, tmp_path)
         assert Counter((at, step, keys.get(k, k), v) for at, step, k, v in points.elements()) == expected(rows), run_id
         assert copy.data.params == {"a/b": "1", "a/b 2": "☃", "_": "null"}
@@ -140,7 +152,7 @@ def test_hostile_rows_arrive_point_by_point_and_come_back(server: Tracking, tmp_
     assert sum(counts) == points_sent
 
     back = tmp_path / "back"
-    assert call("sync", f"mlflow:{server.url}", "--experiment", "team/hostile", root=back).code == 0
+    assert call("sync", f"mlflow:{address(server, way)}", "--experiment", f"team/hostile-{way}", root=back).code == 0
     held = Counter[tuple[str, int, int, str, str]]()
     with Reader(back) as reader:
         for rid, run_id in reader.connect().execute("select rid, name from runs").fetchall():
@@ -151,7 +163,7 @@ def test_hostile_rows_arrive_point_by_point_and_come_back(server: Tracking, tmp_
     assert held == there
 
 
-def test_what_mlflow_cannot_hold_is_counted(server: Tracking, tmp_path: Path) -> None:
+def test_what_mlflow_cannot_hold_is_counted(server: Tracking, way: str, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"_step": i, "_timestamp": 1_700_000_000.25 + i, "loss": i / 3, "a%b": i, "a$b": -i, "ok": i > 1, "s": "text"}
         for i in range(4)
@@ -161,7 +173,7 @@ def test_what_mlflow_cannot_hold_is_counted(server: Tracking, tmp_path: Path) ->
     rows.append({"timeless": 1.0})
     config = {"lr": {"value": 0.1}, "deep": {"value": {"a": {"b": 1}, "c": []}}, "long": {"value": "é" * 7000}}
     root = tmp_path / "m"
-    key = RunKey("api.wandb.ai", "store-1", "team", "odd", "r1")
+    key = RunKey("api.wandb.ai", "store-1", "team", f"odd-{way}", "r1")
     with open_mirror(root, write=True) as m:
         run = Run(
             key, name="odd ☃", state="killed", tags=("t",), config=json.dumps(config), summary='{"loss": 1.0}',
@@ -170,8 +182,8 @@ def test_what_mlflow_cannot_hold_is_counted(server: Tracking, tmp_path: Path) ->
         m.put_runs([run])
         m.put_history(run, rows)
         m.put_system_metrics(run, [{"_timestamp": 1_700_000_001.5, "system.cpu": 12.5, "system.gpu.0.temp": 60}])
-    said = push(root, server.url).out
-    copy = server.copies("team/odd")["team/odd/r1"]
+    said = push(root, address(server, way)).out
+    copy = server.copies(f"team/odd-{way}")[f"team/odd-{way}/r1"]
     names = {"a$b": "a_b", "a%b": "a_b 2"}
     there = Counter({(at, s, names.get(k, k), v): 1 for at, s, k, v in expected(rows[:-1])})
     there |= {(0, 6, "timeless", "1.0"): 1}
@@ -193,58 +205,67 @@ def test_what_mlflow_cannot_hold_is_counted(server: Tracking, tmp_path: Path) ->
     assert json.loads(Path(held).read_text()) == config
 
 
-def test_what_is_there_is_not_sent_again_but_completed(server: Tracking, tmp_path: Path) -> None:
+def test_what_is_there_is_not_sent_again_but_completed(server: Tracking, way: str, tmp_path: Path) -> None:
+    project, to = f"team/twice-{way}", address(server, way)
     root, rows = tmp_path / "m", {run_id: rows_of(ord(run_id), 20) for run_id in "abc"}
-    mirrored(root, "twice", rows, config='{"lr": {"value": 1}}')
-    assert "3 " in push(root, server.url, "--dry-run").out and not server.runs("team/twice")
-    push(root, server.url)
-    first = {path: run.info.run_id for path, run in server.copies("team/twice").items()}
+    mirrored(root, f"twice-{way}", rows, config='{"lr": {"value": 1}}')
+    assert "3 " in push(root, to, "--dry-run").out and not server.runs(project)
+    push(root, to)
+    first = {path: run.info.run_id for path, run in server.copies(project).items()}
     noted = lines(root, "successes")
     assert {line["src_path"]: line["dst_name"] for line in noted} == first
-    assert all(line["destination"] == f"mlflow:{server.url[7:]}" and line["fingerprint"] for line in noted)
-    assert "0 runs sent" in (said := push(root, server.url).out) and "3 there already" in said
-    assert "3 runs sent" in push(root, server.url, "--again").out
-    assert {path: run.info.run_id for path, run in server.copies("team/twice").items()} == first
+    assert all(
+        line["destination"] == f"mlflow:{server.url[7:] if way == 'server' else server.database}"
+        and line["fingerprint"]
+        for line in noted
+    )
+    assert "0 runs sent" in (said := push(root, to).out) and "3 there already" in said
+    assert "3 runs sent" in push(root, to, "--again").out
+    assert {path: run.info.run_id for path, run in server.copies(project).items()} == first
 
     # One grows and gets another config, one is deleted there, one gets a point there.
     new = [{"_step": 10**9 + i, "_timestamp": 1_800_000_000 + i, "grown": i} for i in range(5)]
-    mirrored(root, "twice", {"a": rows["a"] + new}, config='{"lr": {"value": 2}, "new": {"value": 3}}')
-    server.client.delete_run(first["team/twice/b"])
-    server.client.log_metric(first["team/twice/c"], "foreign", 1.0)
-    said = push(root, server.url).out
+    mirrored(root, f"twice-{way}", {"a": rows["a"] + new}, config='{"lr": {"value": 2}, "new": {"value": 3}}')
+    server.client.delete_run(first[f"{project}/b"])
+    server.client.log_metric(first[f"{project}/c"], "foreign", 1.0)
+    said = push(root, to).out
     assert "2 runs sent" in said and "1 there already" in said
     assert "MLflow never changes one: `lr` is `1`" in said
-    copies = server.copies("team/twice")
-    assert copies["team/twice/a"].info.run_id == first["team/twice/a"]
-    assert copies["team/twice/b"].info.run_id != first["team/twice/b"]
-    assert copies["team/twice/a"].data.params == {"lr": "1", "new": "3"}
-    assert named(server, copies["team/twice/a"], tmp_path) == expected(rows["a"] + new)
-    assert named(server, copies["team/twice/b"], tmp_path) == expected(rows["b"])
-    failed = push(root, server.url, "--again", code=1)
-    assert "holds metric `foreign`, which `team/twice/c` does not" in failed.err and "2 runs sent" in failed.out
+    copies = server.copies(project)
+    assert copies[f"{project}/a"].info.run_id == first[f"{project}/a"]
+    assert copies[f"{project}/b"].info.run_id != first[f"{project}/b"]
+    assert copies[f"{project}/a"].data.params == {"lr": "1", "new": "3"}
+    assert named(server, copies[f"{project}/a"], tmp_path) == expected(rows["a"] + new)
+    assert named(server, copies[f"{project}/b"], tmp_path) == expected(rows["b"])
+    failed = push(root, to, "--again", code=1)
+    assert f"holds metric `foreign`, which `{project}/c` does not" in failed.err and "2 runs sent" in failed.out
     (failure,) = lines(root, "failures")
-    assert failure["src_path"] == "team/twice/c" and "foreign" in failure["problems"][0]
+    assert failure["src_path"] == f"{project}/c" and "foreign" in failure["problems"][0]
 
 
 def test_a_push_that_was_killed_goes_on(server: Tracking, tmp_path: Path) -> None:
-    root, rng = tmp_path / "m", random.Random(3)
+    root = tmp_path / "m"
     runs = {
         f"r{i}": [{"_step": j, "_timestamp": 1e9 + j, **{f"k{k}": i + j / 7 + k for k in range(12)}} for j in range(n)]
         for i, n in enumerate([500, 3, 50, 0, 3])
     }
     mirrored(root, "killed", runs)
-    command = [sys.executable, "-m", "mirror", "push", "--to", f"mlflow:{server.url}", "--mirror", str(root)]
-    command += ["--workers", "2"]
-    for n in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        time.sleep(0.9 + rng.random() * 1.5)
-        process.send_signal(signal.SIGTERM if n == 2 else signal.SIGKILL)
-        said, _ = process.communicate(timeout=60)
-        if n == 2 and process.returncode == 1:
-            assert "interrupted" in said and "run the same command again" in said, said
-        else:
-            assert process.returncode in (-signal.SIGKILL, 0), said
-    push(root, server.url)
+    with proxied(server) as proxy, (tmp_path / "said").open("w+") as out:  # type: ignore[arg-type]
+        command: list[str | Path] = ["push", "--to", f"mlflow:{proxy.url}", "--mirror", root, "--workers", "2"]
+
+        def start() -> Started:
+            return Started(command, stdout=out, stderr=out)
+
+        for at, arrives in ((5, True), (22, False), (12, True)):
+            assert killed_at(proxy, at, start, arrives=arrives) == -signal.SIGKILL
+        proxy.reset()
+        with start() as process:
+            proxy.before = lambda request: process.terminate() if len(proxy.requests) == 12 else None
+            code = process.wait(300)
+        proxy.reset()
+        said = (tmp_path / "said").read_text()
+        assert code == 0 or (code == 1 and "interrupted" in said and "run the same command again" in said), said
+        push(root, proxy.url)
     copies = server.copies("team/killed")
     assert {path: server.points(run) for path, run in copies.items()} == {
         f"team/killed/{run_id}": expected(rows) for run_id, rows in runs.items()
@@ -316,8 +337,9 @@ def test_what_is_no_mlflow_server_is_told_apart(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(rest, name, getattr(rest, name).new(backoff_factor=0.01))
     root = tmp_path / "m"
     mirrored(root, "any", {"a": rows_of(1, 3)})
-    said = push(root, "sqlite:///x.db", code=2).err
-    assert "is a database" in said and "mlflow server --backend-store-uri sqlite:///x.db" in said
+    said = push(root, "postgresql://x/db", code=2).err
+    assert "is a database" in said and "mlflow server --backend-store-uri postgresql://x/db" in said
+    assert "names no file" in push(root, "sqlite://", code=2).err
     assert "is no MLflow server" in push(root, "./mlruns", code=2).err
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mirror.importers.account import Account
     from mirror.importers.everything import Everything
     from mirror.importers.push import PushOptions, PushProgress
-    from mirror.importers.run import Destination, MirroredRun
+    from mirror.importers.run import MirroredRun
     from mirror.store import Reader
 
 _COUNTED = {"history": "rows of history", "system": "rows of system metrics", "console": "console lines"}
@@ -61,10 +61,7 @@ class Sending:
     def _check_options(self, to: str | None, dry_run: bool, rehearse: bool) -> None:
         from mirror.importers.places import remapping
 
-        if rehearse == (to is not None):
-            raise UsageError("name the server to send to, --to URL, or --rehearse without one")
-        if dry_run and rehearse:
-            raise UsageError("--dry-run sends nothing, --rehearse sends to a server of its own: leave out one of them")
+        check_destination(to, "--to", dry_run=dry_run, rehearse=rehearse)
         remapping(self.remap)
 
     def send(self, to: str | None, *, dry_run: bool = False, rehearse: bool = False) -> int:
@@ -82,21 +79,29 @@ class Sending:
                 return self._send(reader, rids, url, key, ledger, dry_run=False)
 
     def send_to_mlflow(self, uri: str, *, dry_run: bool) -> int:
-        """Send runs to an MLflow server, likewise."""
+        """Send runs to MLflow, likewise."""
         from mirror.importers.everything import Everything
         from mirror.importers.ledger import Ledger
-        from mirror.importers.to_mlflow.push import MlflowOptions, experiments, open_server, plan_mlflow, push_to_mlflow
+        from mirror.importers.to_mlflow.push import (
+            MlflowOptions,
+            experiments,
+            open_destination,
+            plan_mlflow,
+            push_to_mlflow,
+        )
         from mirror.store import Reader
 
         options = MlflowOptions(self.workers, not self.again, experiments(self.remap))
-        server = open_server(uri)
+        there = open_destination(uri)
         with Reader(self.root) as reader:
             rids = self._chosen(reader)
             if dry_run:
-                planned = plan_mlflow(reader, rids, server, options, Ledger(self.root, "run"))
+                planned = plan_mlflow(reader, rids, there, options, Ledger(self.root, "run"))
                 return _show_plan((p.run, p.experiment, p.done) for p in planned)
             with stopping(self.stop), bars(self.quiet) as progress:
-                totals = push_to_mlflow(reader, rids, server, options, progress=progress, stop=self.stop)
+                totals = push_to_mlflow(reader, rids, there, options, progress=progress, stop=self.stop)
+        for notice in there.notices:
+            self._say(f"Note: {notice}")
         show(Everything({"runs": totals}), uri, quiet=self.quiet)
         if totals.done:
             self._say(f"Read back and compared: {totals.counts['points']:,} points of {totals.done:,} runs, all equal.")
@@ -111,6 +116,7 @@ class Sending:
     def _send(
         self, reader: Reader, rids: Sequence[int], to: str, key: str | None, ledger: Path, *, dry_run: bool
     ) -> int:
+        from mirror.cli.proof import read_back
         from mirror.importers.everything import KINDS, push_everything
         from mirror.importers.places import remapping
         from mirror.importers.push import PushOptions, plan
@@ -136,45 +142,23 @@ class Sending:
                     stop=self.stop,
                 )
             show(done, to, quiet=self.quiet)
-            proven = not self.verify or self.stop.is_set() or self._compare(reader, rids, there, options)
+            proven = not self.verify or self.stop.is_set() or read_back(
+                reader, rids, there, options, paths=self.paths, source=self.source, bare=self.filter is None,
+                kinds=self.kinds or KINDS, quiet=self.quiet, stop=self.stop,
+            )  # fmt: skip
         return int(not (done.ok and proven))
-
-    def _compare(self, reader: Reader, rids: Sequence[int], there: Destination, options: PushOptions) -> bool:
-        """Read everything back, and say what differs; whether nothing does."""
-        from dataclasses import replace
-
-        from mirror.cli.verify import show_findings
-        from mirror.importers.everything import KINDS
-        from mirror.importers.sent import Sent
-        from mirror.paths import parse
-        from mirror.sources.wandb import WandbSource
-        from mirror.verify.against import chosen, compare_project
-        from mirror.verify.findings import Findings
-        from mirror.verify.other import Other
-
-        sent = Sent(options.ledger or reader.layout.root, there.client.source)
-        server = WandbSource(there.client, downloads=4)
-        findings, wanted = Findings(100), set(rids)
-        for held in list(chosen(reader, [parse(path) for path in self.paths], self.source)):
-            runs = [row for row in held.runs if row["rid"] in wanted]
-            if held.runs and not runs:
-                continue
-            held = replace(held, runs=runs, whole=held.whole and len(runs) == len(held.runs))
-            went = {held.here: options.place(held.here)}
-            other = Other(server, {**options.remapping, **went}, sent)
-            rows = sum(row["history_rows"] + row["system_rows"] for row in runs)
-            with steps(f"reading {held.here.path} back", rows, unit="rows") as advance:
-                compare_project(
-                    reader, held, other, findings, kinds=self.kinds or KINDS, workers=self.workers, stop=self.stop,
-                    progress=advance,
-                )  # fmt: skip
-        if not self.quiet or not findings.ok:
-            show_findings("Read back and compared", findings)
-        return findings.ok
 
     def _say(self, text: str) -> None:
         if not self.quiet:
             click.echo(safe(text), err=True)
+
+
+def check_destination(url: str | None, option: str, *, dry_run: bool, rehearse: bool) -> None:
+    """See that there is one server to send to; `option` names it. Raises UsageError."""
+    if rehearse == (url is not None):
+        raise UsageError(f"name the server, {option} URL, or --rehearse without one")
+    if dry_run and rehearse:
+        raise UsageError("--dry-run sends nothing, --rehearse sends to a server of its own: leave out one of them")
 
 
 @contextmanager

@@ -9,14 +9,13 @@ from typing import Any
 
 from mirror.importers.account import Account
 from mirror.importers.outgoing import gathered
+from mirror.importers.to_mlflow.destination import IDENTITY, VERSION
 from mirror.importers.to_mlflow.names import LONGEST, unique_names
 from mirror.importers.to_mlflow.points import milliseconds
 from mirror.sources.mlflow.rows import theirs
 
 _LONGEST_PARAM, _LONGEST_TAG = 6000, 8000
 _STATES = {"finished": "FINISHED", "failed": "FAILED", "crashed": "FAILED", "killed": "KILLED", "preempted": "KILLED"}
-IDENTITY, VERSION = "mirror.id", "mirror.version"
-"""Tags: which run of which source it is, by which it is found again; and its version."""
 
 
 def identity(row: Mapping[str, Any]) -> str:
@@ -29,7 +28,7 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 
 def status(row: Mapping[str, Any], account: Account) -> dict[str, Any]:
-    """How the run ended, for `runs/update`."""
+    """How the run ended, for `Destination.update`."""
     state = row["state"] or ""
     found = {"run_name": name_of(row), "status": _STATES.get(state, "RUNNING")}
     if found["status"] != state.upper():

@@ -168,14 +168,6 @@ def _together(series: Sequence[Series]) -> Iterator[list[Series]]:
         yield from portions(of_stream, lambda one: one.numbers, _TOGETHER)
 
 
-def metrics(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """As MLflow's API takes them."""
-    return [
-        {"key": name, "value": "NaN" if value is None else value, "timestamp": at, "step": step}
-        for at, step, name, value in points
-    ]
-
-
 def keys_document(renamed: Mapping[str, str]) -> bytes:
     """JSON: the keys of metrics that are called otherwise there, by the names they have there."""
     return json.dumps(renamed, ensure_ascii=False, indent=0).encode("utf-8", "backslashreplace")

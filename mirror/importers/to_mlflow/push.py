@@ -1,5 +1,5 @@
-"""Mirrored runs to an MLflow tracking server, by REST: every number of their rows as a point with its step and time,
-params, tags, files. MLflow holds numbers alone, and what it cannot hold is counted.
+"""Mirrored runs to MLflow, to a tracking server or into its database: every number of their rows as a point with its
+step and time, params, tags, files. MLflow holds numbers alone, and what it cannot hold is counted.
 
 A run is found again by a tag, and gets what it lacks: that is how a push that was interrupted goes on. When runs were
 sent, all their points are read back, those of many runs together, and compared with the mirror; then they are noted.
@@ -21,12 +21,12 @@ from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace
 from mirror.importers.push import PushProgress
 from mirror.importers.run import MirroredRun, listed_runs, mirrored_runs
+from mirror.importers.to_mlflow.destination import Destination
 from mirror.importers.to_mlflow.document import identity
-from mirror.importers.to_mlflow.run import Copy, There, documents, found_runs, prove, send_run
+from mirror.importers.to_mlflow.run import Copy, There, prove, send_run
 from mirror.pool import Pool
 from mirror.portions import portions
-from mirror.sources.mlflow.rest import RestRoad
-from mirror.sources.mlflow.road import Json
+from mirror.sources.mlflow.road import PREFIX, Json, sqlite_file
 from mirror.wandb.budget import Stopped
 
 if TYPE_CHECKING:
@@ -76,43 +76,49 @@ def experiments(texts: Iterable[str]) -> dict[Namespace, str]:
     return found
 
 
-def open_server(uri: str) -> RestRoad:
-    """Raises UsageError for what is no address of a server."""
-    address = uri.removeprefix("mlflow:")
+def open_destination(uri: str) -> Destination:
+    """Writes nothing yet. Raises UsageError for what is no address of a server, and no database."""
+    address = uri.removeprefix(PREFIX)
     if address.startswith(("http://", "https://")):
-        return RestRoad(address, os.environ)
-    if address.startswith(("sqlite:", "postgresql", "mysql", "mssql")):
+        from mirror.importers.to_mlflow.server import ServerDestination
+
+        return ServerDestination(address, os.environ)
+    if address.startswith("sqlite:"):
+        from mirror.importers.to_mlflow.database import DatabaseDestination
+
+        return DatabaseDestination(sqlite_file(address, uri))
+    if address.startswith(("postgresql", "mysql", "mssql")):
         raise UsageError(
-            f"`{uri}` is a database, and runs are sent to a server alone: start `mlflow server --backend-store-uri "
+            f"`{uri}` is a database that is written by a server alone: start `mlflow server --backend-store-uri "
             f"{address}` and name it, --to mlflow:http://127.0.0.1:5000"
         )
-    raise UsageError(f"`{uri}` is no MLflow server: write --to mlflow:http://HOST:PORT")
+    raise UsageError(f"`{uri}` is no MLflow server: write --to mlflow:http://HOST:PORT, or mlflow:sqlite:///PATH")
 
 
 def plan_mlflow(
-    reader: Reader, rids: Sequence[int], server: RestRoad, options: MlflowOptions, ledger: Ledger
+    reader: Reader, rids: Sequence[int], there: Destination, options: MlflowOptions, ledger: Ledger
 ) -> list[Planned]:
     """Which runs go into which experiment, and what is there of them. Writes nothing; raises UsageError if a run would
-    be sent to where it came from, a SourceError if the server cannot be asked."""
+    be sent to where it came from, a SourceError if it cannot be asked."""
     planned: list[Planned] = []
     by_experiment: dict[str, list[MirroredRun]] = {}
     for run in listed_runs(reader, rids):
         by_experiment.setdefault(options.experiment(run.namespace), []).append(run)
     for name, some in by_experiment.items():
         for run in some:
-            if run.row["source"] == server.name and run.row["project"] == name:
+            if run.row["source"] == there.name and run.row["project"] == name:
                 raise UsageError(
-                    f"`{run.path}` was mirrored from `{server.name}`: it would be sent to where it came from; name "
+                    f"`{run.path}` was mirrored from `{there.name}`: it would be sent to where it came from; name "
                     f"another experiment (--remap {run.namespace.path}=EXPERIMENT) or another server"
                 )
-        planned += _found(server, name, some, options, ledger)
+        planned += _found(there, name, some, options, ledger)
     return planned
 
 
 def _found(
-    server: RestRoad, name: str, runs: Sequence[MirroredRun], options: MlflowOptions, ledger: Ledger
+    there: Destination, name: str, runs: Sequence[MirroredRun], options: MlflowOptions, ledger: Ledger
 ) -> Iterator[Planned]:
-    experiment = server.experiment(name)
+    experiment = there.experiment(name)
     if experiment is None or experiment.get("lifecycle_stage") == "deleted":
         yield from (Planned(run, name) for run in runs)
         return
@@ -120,14 +126,14 @@ def _found(
     noted = {
         run.rid: success
         for run in runs
-        if (success := ledger.success(run.row["source"], run.row["storage_id"], server.name, name))
+        if (success := ledger.success(run.row["source"], run.row["storage_id"], there.name, name))
     }
-    there = documents(server, experiment_id, [success.name for success in noted.values()])
-    lost = [run for run in runs if run.rid not in noted or noted[run.rid].name not in there]
-    held = found_runs(server, experiment_id, lost) if lost else {}
+    active = there.active(experiment_id, [success.name for success in noted.values()])
+    lost = [identity(run.row) for run in runs if run.rid not in noted or noted[run.rid].name not in active]
+    held = there.copies(experiment_id, lost) if lost else {}
     for run in runs:
         success = noted.get(run.rid)
-        if success is None or success.name not in there:
+        if success is None or success.name not in active:
             yield Planned(run, name, held.get(identity(run.row)))
         else:
             done = options.incremental and success.fingerprint == run.fingerprint()
@@ -137,7 +143,7 @@ def _found(
 def push_to_mlflow(
     reader: Reader,
     rids: Sequence[int],
-    server: RestRoad,
+    there: Destination,
     options: MlflowOptions,
     *,
     progress: PushProgress | None = None,
@@ -148,8 +154,8 @@ def push_to_mlflow(
     Raises as `plan_mlflow` does.
     """
     ledger = Ledger(reader.layout.root, "run")
-    planned = plan_mlflow(reader, rids, server, options, ledger)
-    return _Push(reader, server, options, ledger, progress or PushProgress(), stop or threading.Event()).send(planned)
+    planned = plan_mlflow(reader, rids, there, options, ledger)
+    return _Push(reader, there, options, ledger, progress or PushProgress(), stop or threading.Event()).send(planned)
 
 
 @dataclass
@@ -163,24 +169,26 @@ class _Push:
     def __init__(
         self,
         reader: Reader,
-        server: RestRoad,
+        there: Destination,
         options: MlflowOptions,
         ledger: Ledger,
         progress: PushProgress,
         stop: threading.Event,
     ) -> None:
         self._reader = reader
-        self._server = server
+        self._destination = there
         self._ledger = ledger
         self._progress = progress
         self._runs = Pool(options.workers, "mlflow-runs")
         self._proofs = Pool(1, "mlflow-proof")
-        self._there = There(server, Pool(options.workers, "mlflow-parts"), options.workers, stop, progress.rows)
+        self._there = There(there, Pool(options.workers, "mlflow-parts"), options.workers, stop, progress.rows)
         self._ids: dict[str, str | None] = {}
         self._totals = Totals()
 
     def send(self, planned: Sequence[Planned]) -> Totals:
         waiting = [p for p in planned if not p.done]
+        if waiting:
+            self._destination.open()
         self._progress.planned(len(waiting), sum(p.run.row["history_rows"] for p in waiting))
         for p in planned:
             if p.done:
@@ -219,9 +227,9 @@ class _Push:
 
     def _experiment(self, name: str) -> str | None:
         """Its id; made if there is none, None if it was deleted."""
-        found = self._server.experiment(name)
+        found = self._destination.experiment(name)
         if found is None:
-            return str(self._server.write("experiments/create", {"name": name})["experiment_id"])
+            return self._destination.make_experiment(name)
         return None if found.get("lifecycle_stage") == "deleted" else str(found["experiment_id"])
 
     def _send(self, p: Planned) -> _Sent:
@@ -254,7 +262,7 @@ class _Push:
                 by_experiment.setdefault(self._ids[one.planned.experiment] or "", []).append((one, one.copy))
         for experiment, some in by_experiment.items():
             try:
-                found = documents(self._server, experiment, [copy.run_id for _, copy in some])
+                found = self._destination.active(experiment, [copy.run_id for _, copy in some])
                 self._compare(found, some)
             except Stopped:
                 raise
@@ -264,7 +272,7 @@ class _Push:
                         one.account.failed(e)
 
     def _compare(self, found: Mapping[str, Json], some: Sequence[tuple[_Sent, Copy]]) -> None:
-        with self._server.points(list(found.values())) as points:
+        with self._destination.points(list(found.values())) as points:
             for one, copy in some:
                 self._there.check()
                 document = found.get(copy.run_id)
@@ -284,7 +292,7 @@ class _Push:
                 one.account,
                 source=row["source"],
                 storage_id=row["storage_id"],
-                destination=self._server.name,
+                destination=self._destination.name,
                 namespace=one.planned.experiment,
             )
             self._totals.add(one.account)

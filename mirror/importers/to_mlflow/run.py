@@ -1,27 +1,25 @@
-"""One mirrored run to an MLflow server: made, or found and completed, and read back."""
+"""One mirrored run to MLflow: made, or found and completed, and read back."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import IO, TYPE_CHECKING
-
-import orjson
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirror.errors import SourceError, StoreError, TerminalSourceError, TransientSourceError
 from mirror.importers.account import Account
 from mirror.importers.outgoing import Diverged
 from mirror.importers.run import MirroredRun
-from mirror.importers.to_mlflow.document import IDENTITY, identity, name_of, params, status, tags
-from mirror.importers.to_mlflow.points import RunPoints, Series, keys_document, metrics, milliseconds
+from mirror.importers.to_mlflow.destination import Destination, Pairs, pairs
+from mirror.importers.to_mlflow.document import name_of, params, status, tags
+from mirror.importers.to_mlflow.points import RunPoints, Series, keys_document, milliseconds
 from mirror.pool import Pool
 from mirror.query.sql import asking
 from mirror.sources.mlflow.points import Point, Points
-from mirror.sources.mlflow.rest import RestRoad
 from mirror.sources.mlflow.road import Json
 from mirror.store.blobs import blob_path
 from mirror.wandb.budget import Stopped
@@ -29,27 +27,19 @@ from mirror.wandb.budget import Stopped
 if TYPE_CHECKING:
     from mirror.store import Reader
 
-_ENTITIES, _PAIRS = 1000, 100
-"""Metrics, params and tags together, and params or tags alone, that a request of MLflow may have."""
-_BYTES = 900_000
-"""Of a request, which MLflow limits to a million."""
 _LEAST = 5000
 """Points that are worth being sent beside others of the same run."""
-_FEW = 10
-"""Runs that are looked for one by one, rather than among all of an experiment."""
 _ARTIFACTS = """
 select count(*) from artifacts
 where source = ? and run_entity = ? and run_project = ? and run_id = ? and deleted_at is null
 """
 
-Pairs = Mapping[str, str]
-
 
 @dataclass
 class There:
-    """An MLflow server that runs are sent to. `pool` sends parts of runs; `sent` is told of rows."""
+    """Where runs are sent to. `pool` sends parts of runs; `sent` is told of rows."""
 
-    server: RestRoad
+    destination: Destination
     pool: Pool
     workers: int
     stop: threading.Event
@@ -58,10 +48,6 @@ class There:
     def check(self) -> None:
         if self.stop.is_set():
             raise Stopped("stopped")
-
-    def write(self, path: str, asked: Json | bytes) -> Json:
-        self.check()
-        return self.server.write(path, asked)
 
 
 @dataclass
@@ -86,13 +72,16 @@ def send_run(
     """
     points = RunPoints(reader, run.row, account)
     told, marked = params(run.row, account), tags(run.row, run.path, run.fingerprint(), account)
-    document = there.server.documents(experiment, [held]).get(held) if held else None
+    document = there.destination.active(experiment, [held]).get(held) if held else None
     if document is None:
-        copy = Copy(run, _made(there, run, experiment, marked), points, told, marked)
+        there.check()
+        began = milliseconds(run.row["created_at"]) or 0
+        made = there.destination.make_run(experiment, name_of(run.row), began, marked)
+        copy = Copy(run, made, points, told, marked)
         _send_points(there, copy, told, {}, None)
     else:
         data = document.get("data", {})
-        old, worn = _pairs(data.get("params")), _pairs(data.get("tags"))
+        old, worn = pairs(data.get("params")), pairs(data.get("tags"))
         if other := [name for name in told if old.get(name, told[name]) != told[name]]:
             account.lost("params", f"MLflow never changes one: `{other[0]}` is `{old[other[0]][:50]}`", len(other))
         lasting = {name: text for name, text in told.items() if name not in other}
@@ -102,7 +91,8 @@ def send_run(
         with _read(there, document) as found:
             _send_points(there, copy, new, changed, found)
     _send_files(reader, there, copy, experiment, account)
-    there.write("runs/update", {"run_id": copy.run_id} | status(run.row, account))
+    there.check()
+    there.destination.update(copy.run_id, status(run.row, account))
     return copy
 
 
@@ -117,7 +107,7 @@ def prove(
         raise found
     data = document.get("data", {})
     for what, sent in (("params", copy.params), ("tags", copy.tags)):
-        arrived = _pairs(data.get(what))
+        arrived = pairs(data.get(what))
         if other := [name for name, text in sent.items() if arrived.get(name) != text]:
             got = arrived.get(other[0], "nothing")[:100]
             raise TransientSourceError(f"`{other[0]}` of the {what} was sent, and `{got}` is there: send it again")
@@ -127,50 +117,10 @@ def prove(
     if merged := copy.points.numbers - compared.same:
         account.changed("points", "of points that are wholly the same MLflow keeps one", merged)
     if copy.files:
-        listed = {file.name: file.size for file in there.server.files(document) or ()}
+        listed = {file.name: file.size for file in there.destination.files(document) or ()}
         if short := [name for name, size in copy.files.items() if listed.get(name) != size]:
             raise TransientSourceError(f"file `{short[0][:200]}` was sent and is not there as it was: send it again")
     account.counts.update({"points": compared.same, "params": len(copy.params), "files": len(copy.files)})
-
-
-def _made(there: There, run: MirroredRun, experiment: str, marked: Pairs) -> str:
-    """A new run's id there. Whether it was made is asked when no answer came."""
-    asked = {
-        "experiment_id": experiment,
-        "run_name": name_of(run.row),
-        "start_time": milliseconds(run.row["created_at"]) or 0,
-        "tags": [{"key": key, "value": value} for key, value in marked.items()],
-    }
-    for last in (False, False, True):
-        try:
-            return str(there.write("runs/create", asked)["run"]["info"]["run_id"])
-        except SourceError:
-            if found := found_runs(there.server, experiment, [run]).get(identity(run.row)):
-                return found
-            if last:
-                raise
-            there.stop.wait(1)
-    raise AssertionError
-
-
-def found_runs(server: RestRoad, experiment: str, runs: Sequence[MirroredRun]) -> dict[str, str]:
-    """Ids of the copies that are there of some runs, or at least of those, by `identity`; the oldest of each."""
-    found: dict[str, str] = {}
-    few = len(runs) <= _FEW
-    for filter_ in [f"= '{identity(run.row)}'" for run in runs] if few else ["LIKE '%'"]:
-        for document, _ in server.runs(experiment, False, f"tags.`{IDENTITY}` {filter_}"):
-            found.setdefault(_pairs(document["data"]["tags"])[IDENTITY], document["info"]["run_id"])
-    return found
-
-
-def documents(server: RestRoad, experiment: str, run_ids: Sequence[str]) -> dict[str, Json]:
-    """Runs that are there and not deleted, by id."""
-    found: dict[str, Json] = {}
-    for start in range(0, len(run_ids), _PAIRS):
-        listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _PAIRS] if run_id.isalnum())
-        for document, _ in server.runs(experiment, False, f"attributes.run_id IN ({listed})") if listed else ():
-            found[document["info"]["run_id"]] = document
-    return found
 
 
 # -- points -------------------------------------------------------------------------------------------------------
@@ -220,11 +170,12 @@ def _send_points(there: There, copy: Copy, new_params: Pairs, new_tags: Pairs, f
     compared = _Compared(copy, found)
 
     def send(series: Sequence[Series], params: Pairs, tags: Pairs) -> None:
-        for points, body in _bodies(copy.run_id, compared.missing(series), params, tags):
-            there.write("runs/log-batch", body)
-            progress.sent(points)
+        for sent in there.destination.log(copy.run_id, compared.missing(series), params, tags):
+            progress.sent(sent)
+            there.check()
 
-    first, *others = copy.points.parts(there.workers, _LEAST)
+    there.check()
+    first, *others = copy.points.parts(there.workers if there.destination.side_by_side else 1, _LEAST)
     under_way = [there.pool.submit(send, part, {}, {}) for part in others]
     try:
         send(first, new_params, new_tags)
@@ -256,38 +207,13 @@ class _Progress:
         self._told(self._rows - self._before)
 
 
-def _bodies(run_id: str, points: Iterator[Point], params: Pairs, tags: Pairs) -> Iterator[tuple[int, bytes]]:
-    """Requests as large as MLflow takes them, and how many points are in each."""
-    left = {"params": iter(params.items()), "tags": iter(tags.items())}
-    while True:
-        pairs = {what: list(islice(some, _PAIRS)) for what, some in left.items()}
-        part = list(islice(points, _ENTITIES - sum(map(len, pairs.values()))))
-        if not part and not any(pairs.values()):
-            return
-        listed = {what: [{"key": k, "value": v} for k, v in some] for what, some in pairs.items()}
-        yield from _sized(run_id, {"metrics": metrics(part)} | listed)
-
-
-def _sized(run_id: str, parts: Mapping[str, Sequence[Json]]) -> Iterator[tuple[int, bytes]]:
-    body = orjson.dumps({"run_id": run_id, **parts})
-    if len(body) <= _BYTES or max(map(len, parts.values())) < 2:
-        yield len(parts["metrics"]), body
-        return
-    for half in (0, 1):
-        yield from _sized(run_id, {what: some[half::2] for what, some in parts.items()})
-
-
 @contextmanager
 def _read(there: There, document: Json) -> Iterator[Points]:
-    with there.server.points([document]) as found:
+    with there.destination.points([document]) as found:
         points = found[document["info"]["run_id"]]
         if isinstance(points, SourceError):
             raise points
         yield points
-
-
-def _pairs(listed: Iterable[Json] | None) -> dict[str, str]:
-    return {one["key"]: one.get("value", "") for one in listed or ()}
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -299,10 +225,10 @@ def _send_files(reader: Reader, there: There, copy: Copy, experiment: str, accou
     if row["logs_rows"]:
         account.lost("console", "MLflow has no place for its lines", row["logs_rows"])
 
-    def upload(name: str, size: int, content: bytes | IO[bytes]) -> None:
+    def upload(name: str, size: int, content: bytes | Path) -> None:
         there.check()
         try:
-            there.server.upload(experiment, copy.run_id, name, content)
+            there.destination.put_file(experiment, copy.run_id, name, content)
             copy.files[name] = size
         except TerminalSourceError as e:
             account.lost("files", str(e))
@@ -327,8 +253,6 @@ def _send_files(reader: Reader, there: There, copy: Copy, experiment: str, accou
             continue
         path = blob_path(reader.layout.blobs, sha256)
         try:
-            file = path.open("rb")
+            upload(name, path.stat().st_size, path)
         except OSError as e:
             raise StoreError(f"the bytes of `{name[:100]}` are gone from the mirror: run `mirror repair`") from e
-        with file:
-            upload(name, path.stat().st_size, file)

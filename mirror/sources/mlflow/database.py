@@ -79,7 +79,7 @@ class DatabaseRoad:
                 yield connection
         except sqlite3.OperationalError as e:
             if "locked" in str(e) or "busy" in str(e):
-                raise TransientSourceError(f"`{self.path}` is locked by a writer: sync again later", e) from e
+                raise TransientSourceError(f"`{self.path}` is locked by a writer: try again later", e) from e
             raise self._no_store(e) from e
         except sqlite3.Error as e:
             raise self._no_store(e) from e

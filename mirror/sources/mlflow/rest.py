@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -27,7 +27,7 @@ _RUNS = 200
 _AT_ONCE = 6
 """Requests at the same time: a server's few workers have no use for more."""
 _CONNECTIONS = 32
-_PATIENCE = (10, 120)
+PATIENCE = (10, 120)
 """Seconds to connect, and between two pieces of an answer."""
 _RETRY = Retry(total=5, connect=2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
 """Every request may be made twice: those by POST read as well, or write what MLflow keeps once."""
@@ -131,7 +131,7 @@ class RestRoad:
     def save(self, address: str, out: Sink) -> None:
         """By the server, wherever it keeps its artifacts."""
         try:
-            with self._session.get(f"{self.base_url}/{address}", timeout=_PATIENCE, stream=True) as response:
+            with self._session.get(f"{self.base_url}/{address}", timeout=PATIENCE, stream=True) as response:
                 if response.status_code != 200:
                     raise TerminalSourceError(f"the server answers {response.status_code}")
                 for chunk in response.iter_content(1 << 20):
@@ -139,32 +139,6 @@ class RestRoad:
                     out.write(chunk)
         except requests.exceptions.RequestException as e:
             raise TransientSourceError(f"the download broke off ({type(e).__name__}): sync again", e) from e
-
-    # -- writing, for those who send runs here ------------------------------------------------------------
-
-    def write(self, path: str, asked: Json | bytes) -> Json:
-        """`asked` as an object, or as its JSON."""
-        return self._ask("POST", path, asked) or {}
-
-    def experiment(self, name: str) -> Json | None:
-        """Also a deleted one, whose name stays taken."""
-        found = self._ask("GET", "experiments/get-by-name", {"experiment_name": name}, none_if_missing=True)
-        if found is not None and not isinstance(found.get("experiment"), dict):
-            raise TerminalSourceError(
-                f"`{self.base_url}` is no MLflow server (it names no experiment): check the address"
-            )
-        return None if found is None else dict(found["experiment"])
-
-    def upload(self, experiment_id: str, run_id: str, name: str, content: bytes | IO[bytes]) -> None:
-        """Put an artifact, by the server's own proxy. Raises SourceError if it has none."""
-        place = f"{experiment_id}/{run_id}/artifacts/{name}"
-        url = f"{self.base_url}/api/2.0/mlflow-artifacts/artifacts/{quote(place)}"
-        try:
-            response = self._session.put(url, data=content, timeout=_PATIENCE)
-        except requests.exceptions.RequestException as e:
-            raise TransientSourceError(f"`{name[:200]}` could not be sent ({type(e).__name__}): send again", e) from e
-        if response.status_code != 200:
-            raise TerminalSourceError(f"`{name[:200]}` was refused ({response.status_code}) by `{self.base_url}`")
 
     # -- asking -------------------------------------------------------------------------------------------
 
@@ -211,7 +185,7 @@ class RestRoad:
         return answer
 
     def _request(self, method: str, path: str, **how: Any) -> requests.Response:
-        return self._session.request(method, self.base_url + path, timeout=_PATIENCE, **how)
+        return self._session.request(method, self.base_url + path, timeout=PATIENCE, **how)
 
     def _refused(self, status: int, path: str) -> TerminalSourceError:
         return TerminalSourceError(

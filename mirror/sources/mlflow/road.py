@@ -84,7 +84,7 @@ def open_road(text: str, environ: Mapping[str, str]) -> Road:
     if uri.startswith("sqlite:"):
         from mirror.sources.mlflow.database import DatabaseRoad
 
-        return DatabaseRoad(_file(uri, text))
+        return DatabaseRoad(sqlite_file(uri, text))
     raise UsageError(
         f"`{text}` is read neither as a server nor as a SQLite file: write mlflow:http://HOST:PORT, "
         "mlflow:databricks or mlflow:sqlite:///PATH; for other stores start `mlflow server --backend-store-uri URI` "
@@ -92,8 +92,9 @@ def open_road(text: str, environ: Mapping[str, str]) -> Road:
     )
 
 
-def _file(uri: str, text: str) -> Path:
-    """The file of a URI as SQLAlchemy writes it: `sqlite:///relative`, `sqlite:////absolute`."""
+def sqlite_file(uri: str, text: str) -> Path:
+    """The file of a URI as SQLAlchemy writes it: `sqlite:///relative`, `sqlite:////absolute`. `text` is what the
+    user wrote. Raises UsageError."""
     url = urlsplit(uri)
     if url.netloc or len(url.path) < 2:
         raise UsageError(f"`{text}` names no file: write mlflow:sqlite:///relative/path or mlflow:sqlite:////absolute")
