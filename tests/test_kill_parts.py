@@ -92,9 +92,10 @@ def test_a_sync_of_everything_killed_at_random_moments(server: Server, tmp_path:
         asked, kills = len(proxy.requests), 0
         for n in range(KILLS):
             at = chance.randrange(1, asked * 3 // (4 if n == 0 else 8))  # it goes on where it was killed
-            kills += -signal.SIGKILL == killed_at(
+            killed = killed_at(
                 proxy, at, lambda: Started(copy.arguments(*ARGS), env=copy.environ(), stderr=subprocess.DEVNULL)
             )
+            kills += killed == -signal.SIGKILL
             if n % 3 == 1 and (copy.root / "catalog.sqlite").exists():  # two at once clean up after it
                 code = "import sys; from mirror.store import Writer; Writer(sys.argv[1]).close()"
                 both = [subprocess.Popen([sys.executable, "-c", code, str(copy.root)]) for _ in range(2)]
