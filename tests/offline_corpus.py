@@ -77,14 +77,15 @@ def things() -> Truth:
     place = Path.cwd() / "things"
     place.mkdir()
     (place / "weights.bin").write_bytes(b"abc" * 100)
-    with sdk("things", settings=wandb.Settings(x_stats_sampling_interval=0.1)) as (run, truth):
+    with sdk("things", settings=wandb.Settings(x_stats_sampling_interval=0.1, x_stats_buffer_size=100)) as (run, truth):
         run.log({"x": 0.5})
         artifact = wandb.Artifact("weights", "model", metadata={"k": [1, 2.5]}, description="what it is")
         artifact.add_file(str(place / "weights.bin"))
         artifact.add_reference("elsewhere://bucket/key", name="elsewhere", checksum=False)
         run.run.log_artifact(artifact, aliases=["best", "latest"], tags=["t1"])
         run.run.save(str(place / "weights.bin"), base_path=str(place))
-        time.sleep(0.7)
+        while len(run.run._system_metrics.get("cpu", ())) < 3:
+            time.sleep(0.05)
     return truth
 
 

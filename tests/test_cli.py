@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import asking
 import pytest
+from costs import slowness, spent
 
 import mirror
 
 MIRROR = [sys.executable, "-m", "mirror"]
-NOISE = 1.3
-"""How many times more processor time a start may take on a busy machine than on the idle one the limits are for."""
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +42,8 @@ def ok(*args: str, **more: object) -> str:
 
 
 def seconds(*args: str) -> float:
-    """Processor time of a call, the best of eight: what the wall clock says when nothing else runs."""
-
-    def once() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([*MIRROR, *args], stdout=subprocess.DEVNULL, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    return min(once() for _ in range(8))
+    """Processor time of a call: what the wall clock says when nothing else runs."""
+    return spent(lambda: subprocess.run([*MIRROR, *args], stdout=subprocess.DEVNULL, check=True))
 
 
 def test_a_command_leaves_pandas_out_without_hiding_it_from_the_sdk() -> None:
@@ -67,11 +58,11 @@ def test_a_command_leaves_pandas_out_without_hiding_it_from_the_sdk() -> None:
 
 
 def test_help_starts_in_a_fifth_of_a_second() -> None:
-    assert seconds("--help") <= 0.2 * NOISE
+    assert seconds("--help") <= 0.2 * slowness()
 
 
 def test_sql_starts_in_half_a_second(root: Path) -> None:
-    assert seconds("sql", "select 1", "--mirror", str(root)) <= 0.5 * NOISE
+    assert seconds("sql", "select 1", "--mirror", str(root)) <= 0.5 * slowness()
 
 
 @pytest.mark.parametrize(

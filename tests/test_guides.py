@@ -49,10 +49,11 @@ def log(name, config, rows, settings=quick, files=(), **more):
         run.save(file, policy="now")
     return run
 
-stats = wandb.Settings(x_stats_sampling_interval=0.2)
+stats = wandb.Settings(x_stats_sampling_interval=0.2, x_stats_buffer_size=100)
 with log("short", {"n_epochs": 5, "lr": args.lr}, [{"val": 100 * n, "loss": n / 8} for n in range(5)], stats,
-         files=[("model-best.h5", "the best weights")], notes="a note", tags=["a", "b"]):
-    time.sleep(1.5)
+         files=[("model-best.h5", "the best weights")], notes="a note", tags=["a", "b"]) as run:
+    while len(run._system_metrics.get("cpu", ())) < 4:
+        time.sleep(0.05)
 log("long", {}, [{"loss": 1 / (n + 1)} | ({"accuracy": n / 600} if n % 2 == 0 else {}) for n in range(600)]).finish()
 cnn = {"batch_size": 16, "n_conv_layers": 4, "optimizer": "adam", "epochs": 7, "experiment_name": "foo"}
 mlp = {"batch_size": 32, "n_conv_layers": 5, "optimizer": "rmsprop", "epochs": 7, "experiment_name": "bar"}
@@ -137,7 +138,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def script(server: Server, folder: Path, *command: str) -> Any:
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=os.environ | server.env, capture_output=True, text=True, timeout=240
+        [sys.executable, *command], cwd=folder, env=os.environ | server.env, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-4000:]}\n{server.log.read_text()[-2000:]}"
     last = done.stdout.strip().splitlines()[-1:]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from costs import environ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,15 +112,16 @@ def test_only_the_live_generation_is_read(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import resource, sys
+import sys
 from mirror.query.rows import rows
 from mirror.store import Reader
+from costs import peak_kb
 with Reader(sys.argv[1]) as reader:
     reader.connect().execute("select count(*) from raw.history").fetchall()
     next(rows(reader, int(sys.argv[2]), max_step=50))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kb()
     n = sum(1 for _ in rows(reader, int(sys.argv[2])))
-    print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    print(n, (peak_kb() - before) // 1024)
 """
 
 
@@ -133,7 +135,7 @@ def test_a_long_run_is_read_in_bounded_memory(tmp_path: Path) -> None:
         [{"_step": 150_000 + i, "text": "x" * 1_000_000} for i in range(200)],
     )
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "m"), str(rid)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(command, env=environ(), check=True, capture_output=True, text=True).stdout
     n, grown = map(int, out.split())
     assert n == 150_200
     assert grown < 300, f"{grown} MB"

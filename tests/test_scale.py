@@ -169,7 +169,7 @@ def test_numbers_that_no_run_got_are_given_back(tmp_path: Path) -> None:
 
 # -- readers beside a sync ----------------------------------------------------------------------------------
 
-GRACE_SECONDS = 4.0
+GRACE_SECONDS = 8.0
 READER = """
 import random, sys, threading, time
 from pathlib import Path

@@ -57,7 +57,7 @@ EVERYTHING = """
 import json, sys
 import numpy as np
 import wandb
-settings = wandb.Settings(x_stats_sampling_interval=0.2)
+settings = wandb.Settings(x_stats_sampling_interval=0.2, x_stats_buffer_size=100)
 run = wandb.init(project="p", id="all", name="a name", tags=["b", "a"], notes="some *notes*", group="g", job_type="j",
                  config={"lr": 0.1, "layers": [1, 2], "opt": {"name": "adam"}, "flag": True, "none": None},
                  settings=settings)
@@ -73,7 +73,9 @@ run.config["later"] = 7
 run.summary["best"] = 0.5
 open("notes.txt", "w").write("hello")
 run.save("notes.txt", policy="now")
-import time; time.sleep(1.5)
+import time
+while len(run._system_metrics.get("cpu", ())) < 4:
+    time.sleep(0.05)
 run.finish()
 print("null")
 """

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import asking
+import costs
 import duckdb
 import pyarrow as pa
 import pytest
@@ -470,12 +471,13 @@ def test_what_does_not_fit_into_memory_goes_to_a_private_folder(root: Path, tmp_
 
 
 _STREAM = """
-import resource, sys
+import sys
 from mirror.query.sql import execute
 from mirror.store import Reader
+from costs import peak_kb
 result = execute(Reader(sys.argv[1]), "select i, md5(i::varchar) as h, i / 7 as x from range({n}) t(i)")
 n = sum(1 for _ in result) if sys.argv[2] == "rows" else sum(b.num_rows for b in result.batches())
-print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(n, peak_kb())
 """
 
 
@@ -485,6 +487,7 @@ def test_results_stream_with_flat_memory(root: Path, how: str) -> None:
     for n in (100_000, 3_000_000):
         done = subprocess.run(
             [sys.executable, "-c", _STREAM.replace("{n}", str(n)), str(root), how],
+            env=costs.environ(),
             capture_output=True,
             text=True,
             check=True,

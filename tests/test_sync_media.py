@@ -93,7 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     with serving(tmp_path_factory.mktemp("server") / "m") as server:
-        client(server, LOG, str(folder), timeout=240)
+        client(server, LOG, str(folder), timeout=900)
         yield server
 
 
