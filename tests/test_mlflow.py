@@ -554,5 +554,6 @@ def test_the_import_can_be_rehearsed(lab: Lab, tmp_path: Path) -> None:
         "import", "mlflow", lab.url, "--experiment", "on disk", "--rehearse", "--mirror", str(tmp_path / "m")
     )  # fmt: skip
     assert "1 runs sent to http://127.0.0.1:" in said and "created" in said
+    assert "Read back and compared" in said and "no difference" in said, said
     assert not (tmp_path / "m" / "run_successes.jsonl").exists()
-    assert "name the server to import into" in command("import", "mlflow", lab.url, code=2)
+    assert "name the server, --dst-base-url URL" in command("import", "mlflow", lab.url, code=2)

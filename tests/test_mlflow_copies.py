@@ -139,7 +139,7 @@ def command(*args: str, code: int = 0) -> str:
     return done.out + done.err
 
 
-def test_model_versions_become_artifacts(lab: Lab, tmp_path: Path) -> None:
+def test_model_versions_become_artifacts(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
     client, server = lab.client, lab.server
@@ -191,6 +191,15 @@ def test_model_versions_become_artifacts(lab: Lab, tmp_path: Path) -> None:
     api = wandb.Api(overrides={"base_url": server.url}, api_key=server.key)
     copy = api.artifact(f"tester/models/{collection.name}:champion")
     assert (copy.version, copy.description) == ("v2", "three")
+    monkeypatch.setenv("MIRROR_DST_API_KEY", server.key)
+    args = ["import", "mlflow", lab.uri, "--dst-base-url", server.url, "--mirror", str(tmp_path / "m"), "--verify"]
+    args += ["--experiment", "models", "--into", "tester/models"]
+    said = command(*args)
+    assert "no difference" in said and "10 artifact entries" in said and "1 collections" in said, said
+    query = "mutation($id: ID!) { updateArtifact(input: {artifactID: $id, description: \"2\"}) { artifact { id } } }"
+    server.graphql(query, id=copy.id)
+    said = command(*args, code=1)  # nothing is sent again, and what is there is not what was sent
+    assert "0 runs sent" in said and "1 differences" in said and "three" in said, said
     one = importer.import_everything(
         [MlflowRun({"run_id": runs[0]})], namespace=Namespace("tester", "one"), incremental=False
     )

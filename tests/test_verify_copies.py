@@ -5,14 +5,17 @@ Two real servers. What a copy must be like is written down by hand, or read at t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from artifact_wire import Logging
+from artifact_wire import Logging, md5
 from commanding import Done, call
+from damaging import rewrite, segment
 from serving import Server, serving
 from syncing import Copy, log_run, logged
 
@@ -257,3 +260,53 @@ def test_projects_without_runs_are_known_to_have_been_sent(
     copy.sync("local/bare")
     assert call(*at_origin, root=copy.root).code == 0
     assert call(*push, root=copy.root).code == 0 and (said("sent"), said("never-here")) == ("second", "of others")
+
+
+VIEW = """mutation($s: String!) { upsertView(input: {entityName: "local", projectName: "own", type: "runs",
+    name: "v", displayName: "title", spec: $s}) { view { id } } }"""
+
+
+def test_what_belongs_to_runs_and_stands_elsewhere_is_not_waved_through(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep, a collection and a report that changed since, and bytes that are those of another entry."""
+    monkeypatch.setenv("WANDB_API_KEY", server.key)
+    copy = Copy(tmp_path / "m", server.url, server.key)
+    log_run(server, "own", "logs", logged(2))
+    sweep = sweep_of(server, "own", config=GRID)
+    log_run(server, "own", "tries", logged(2), sweep=sweep["name"])
+    for data in (b"0", b"1"):
+        logs(server, "own", "logs", "data", data)
+    server.graphql(VIEW, s='{"blocks": [1]}')
+    copy.sync("local/own", "--all-bytes")
+
+    def reasons(*paths: str) -> dict[str, Any]:
+        done = call("verify", *paths, "--against", server.url, "--deletable", "--format", "json", root=copy.root)
+        return {one["run"].rsplit("/", 1)[1]: one["reasons"] for one in json.loads(done.out)["deletable"]}
+
+    one = ["1 differences were found"]
+    assert reasons("local/own") == {"logs": [], "tries": []}
+    sweep_of(server, "own", id=sweep["id"], config=GRID.replace("2", "3"))
+    assert reasons("local/own") == {"logs": [], "tries": one} and reasons("local/own/tries") == {"tries": one}
+    server.graphql(DESCRIBE, id=versions(server, "own", "data")[0], d="rows")
+    assert reasons("local/own") == {"logs": one, "tries": one}
+    copy.sync("local/own")
+    server.graphql(VIEW, s='{"blocks": [2]}')
+    report = ["1 differences were found in reports of its project"]
+    assert reasons("local/own") == {"logs": report, "tries": report}
+    copy.sync("local/own")
+    assert reasons("local/own") == {"logs": [], "tries": []}
+
+    zero, one_ = (hashlib.sha256(data).hexdigest() for data in (b"0", b"1"))
+
+    def exchanged(table: Any) -> Any:
+        i = table.schema.get_field_index("sha256")
+        held = [one_ if name == zero else name for name in table["sha256"].to_pylist()]
+        return table.set_column(i, table.schema.field(i), pa.array(held, pa.string()))
+
+    rewrite(copy.root, segment(copy.root, "artifact_entries", zero, "sha256"), exchanged)
+    done = call("verify", "--format", "json", root=copy.root)
+    (found,) = json.loads(done.out)["store"]["listed"]
+    assert (done.code, found["stream"], found["key"]) == (1, "blob", one_), found
+    assert (found["here"], found["there"]) == (f"md5 {md5(b'1')}", f"md5 {md5(b'0')} as listed")
+    assert "the mirror itself is damaged" in str(reasons("local/own")["logs"])

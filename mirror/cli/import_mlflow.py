@@ -16,6 +16,7 @@ from mirror.cli.options import (
     rehearse_option,
     root_option,
     suffix_option,
+    verify_option,
     workers_option,
 )
 from mirror.cli.synced import show_plan
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @workers_option
 @again_option
 @suffix_option
+@verify_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched and sent; writes nothing.")
 @rehearse_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -56,6 +58,7 @@ def command(
     workers: int,
     again: bool,
     deleted_suffix: str | None,
+    verify: bool,
     dry_run: bool,
     rehearse: bool,
     quiet: bool,
@@ -79,17 +82,16 @@ def command(
       mirror import mlflow http://127.0.0.1:5000 --experiment "My experiment" --rehearse
     """
     from mirror.cli.progress import watching
-    from mirror.cli.sending import KEY_VARIABLE, bars, rehearsal, show
+    from mirror.cli.proof import read_back
+    from mirror.cli.sending import KEY_VARIABLE, bars, check_destination, rehearsal, show
     from mirror.cli.stopping import stopping
     from mirror.importers.mlflow import MlflowImporter
     from mirror.importers.places import Namespace
+    from mirror.store import Reader
 
-    if rehearse == (dst_base_url is not None):
-        raise UsageError("name the server to import into, --dst-base-url URL, or --rehearse without one")
+    check_destination(dst_base_url, "--dst-base-url", dry_run=dry_run, rehearse=rehearse)
     if into and remap:
         raise UsageError("--into takes everything, --remap says where one experiment goes: leave out one of them")
-    if dry_run and rehearse:
-        raise UsageError("--dry-run sends nothing, --rehearse sends to a server of its own: leave out one of them")
     where: _Where = {
         "namespace": Namespace.from_path(into) if into else None,
         "incremental": not again,
@@ -123,7 +125,15 @@ def command(
             click.echo(safe(f"Note: {notice}"), err=True)
         if done is not None:
             show(done, url, quiet=quiet)
-            ctx.exit(int(not done.ok))
+            proven = True
+            if (verify or rehearse) and not stop.is_set():
+                with Reader(root) as reader, importer.opened() as there:
+                    rids, options = importer.sent(reader, there, **where)
+                    proven = read_back(
+                        reader, rids, there, options, paths=(), source=importer.source, bare=False,
+                        kinds=("runs",) if no_artifacts else ("runs", "artifacts"), quiet=quiet, stop=stop,
+                    )  # fmt: skip
+            ctx.exit(int(not (done.ok and proven)))
     assert plan is not None
     ctx.exit(_show(plan))
 

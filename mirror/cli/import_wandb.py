@@ -75,7 +75,7 @@ def command(
     """
     from mirror.cli.progress import watching
     from mirror.cli.selection import server_filter
-    from mirror.cli.sending import Sending, chosen_kinds
+    from mirror.cli.sending import Sending, check_destination, chosen_kinds
     from mirror.cli.stopping import stopping
     from mirror.cli.synced import show_errors, show_plan
     from mirror.paths import canonical_source
@@ -83,8 +83,7 @@ def command(
     from mirror.sync.session import Session, targets
     from mirror.sync.wanted import WantedBytes
 
-    if not rehearse and dst_base_url is None:
-        raise UsageError("name the server to import into, --dst-base-url URL, or --rehearse without one")
+    check_destination(dst_base_url, "--dst-base-url", dry_run=dry_run, rehearse=rehearse)
     servers = targets(paths, src_base_url, os.environ)
     stop = ctx.ensure_object(threading.Event)
     if len(servers) != 1:

@@ -23,7 +23,7 @@ from mirror.importers.items import Item, send_each
 from mirror.importers.ledger import Ledger
 from mirror.importers.places import Namespace, RunName
 from mirror.importers.push import PushProgress
-from mirror.importers.references import REFERENCE, Leading, References, storage_id_of
+from mirror.importers.references import REFERENCE, Leading, leading_to, storage_id_of
 from mirror.importers.run import Destination
 from mirror.importers.versions import MirroredArtifact, collections_of, entries_of, versions_of
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry
@@ -91,9 +91,7 @@ def push_artifacts(
     held = [m for m in versions_of(reader, source, here) if of_runs is None or m.artifact.run_id in of_runs]
     if not held:
         return Totals()
-    leading = there.leading or Leading(
-        References(reader, there.client.source, lambda name: places.get(name, name)), there.client, reader
-    )
+    leading = leading_to(there, reader, lambda name: places.get(name, name))
     at = _look(there, places[here], held, run_name, leading)
 
     def items() -> Iterator[Item]:

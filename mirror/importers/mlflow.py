@@ -151,15 +151,14 @@ class MlflowImporter:
         """`import_runs`, which tells of runs and of artifacts, each by itself."""
         wanted = None if runs is None else {run.run_id() for run in runs}
         result = self.sync(artifacts=artifacts)
-        with Reader(self.root) as reader, self._opened() as there:
+        with Reader(self.root) as reader, self.opened() as there:
             rows = [row for row in self._rows(reader) if wanted is None or row["run_id"] in wanted]
             found = {row["run_id"] for row in rows}
-            places = {} if namespace else self.places(there, {row["project"] for row in rows}, remapping or {})
             done = push_everything(
                 reader,
                 [row["rid"] for row in rows],
                 there,
-                PushOptions(self._workers, incremental, places, namespace, self._ledger),
+                self._options(there, {row["project"] for row in rows}, namespace, incremental, remapping),
                 kinds=("runs", "artifacts") if artifacts else ("runs",),
                 source=self.source,
                 of_runs=found,
@@ -187,18 +186,16 @@ class MlflowImporter:
         self._ids = [run_id for ids in listed.values() for run_id in ids]
         stale = {wanted.key.run_id for p in fetch for wanted in (*p.plan.new, *p.plan.changed)}
         done: set[str] = set()
-        with self._opened() as there, ExitStack() as stack:
-            places = {} if namespace else self.places(there, listed, remapping or {})
+        with self.opened() as there, ExitStack() as stack:
+            options = self._options(there, listed, namespace, incremental, remapping)
             if self.root.exists():
                 reader = stack.enter_context(Reader(self.root))
-                options = PushOptions(self._workers, incremental, places, namespace, self._ledger)
                 planned = plan(reader, [row["rid"] for row in self._rows(reader)], there, options)
                 done = {p.run.row["run_id"] for p in planned if p.done} - stale
         send = []
         for name, ids in listed.items():
             there_already = len(done.intersection(ids))
-            place = namespace or places[Namespace(ENTITY, name)]
-            send.append((name, place, len(ids) - there_already, there_already))
+            send.append((name, options.place(Namespace(ENTITY, name)), len(ids) - there_already, there_already))
         self.notices = source.notices
         return MlflowPlan(fetch, send, result.errors)
 
@@ -214,7 +211,33 @@ class MlflowImporter:
     def _listing(self) -> _Noting:
         return _Noting(self._road, **self._chosen)
 
-    def _opened(self) -> AbstractContextManager[Destination]:
+    def sent(
+        self,
+        reader: Reader,
+        there: Destination,
+        namespace: Namespace | None = None,
+        *,
+        incremental: bool = True,
+        remapping: Mapping[str, Namespace] | None = None,
+    ) -> tuple[list[int], PushOptions]:
+        """The runs that were chosen by the last sync, and how an import sends them."""
+        rows = self._rows(reader)
+        options = self._options(there, {row["project"] for row in rows}, namespace, incremental, remapping)
+        return [row["rid"] for row in rows], options
+
+    def _options(
+        self,
+        there: Destination,
+        experiments: Iterable[str],
+        namespace: Namespace | None,
+        incremental: bool,
+        remapping: Mapping[str, Namespace] | None,
+    ) -> PushOptions:
+        places = {} if namespace else self.places(there, experiments, remapping or {})
+        return PushOptions(self._workers, incremental, places, namespace, self._ledger)
+
+    def opened(self) -> AbstractContextManager[Destination]:
+        """The destination, until the end of a block."""
         return opened(self.dst_base_url, self._key, workers=self._workers, stop=self.stop, deleted_suffix=self._suffix)
 
     def places(

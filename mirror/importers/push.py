@@ -14,7 +14,7 @@ from mirror.errors import UsageError
 from mirror.importers.account import INTERRUPTED, Account, Totals
 from mirror.importers.ledger import Ledger, Success
 from mirror.importers.places import Namespace, Remapping
-from mirror.importers.references import Leading, References
+from mirror.importers.references import leading_to
 from mirror.importers.run import Destination, MirroredRun, listed_runs, mirrored_runs, push_run
 from mirror.importers.sweeps import copy_sweeps
 from mirror.pool import Pool
@@ -109,8 +109,7 @@ def push_runs(
             note_name(p, p.name)
     places = {(p.run.row["source"], p.run.namespace): p.place for p in waiting}
     copies, errors = copy_sweeps(reader, there.client, {**places, **(whole or {})})
-    references = References(reader, there.client.source, options.place)
-    there = replace(there, sweeps=copies, leading=there.leading or Leading(references, there.client, reader))
+    there = replace(there, sweeps=copies, leading=leading_to(there, reader, options.place))
     totals.errors += errors
 
     def send(p: Planned, run: MirroredRun, new: bool) -> Account:

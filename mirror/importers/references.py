@@ -23,6 +23,7 @@ from mirror.wandb.artifacts import server_ids
 from mirror.wandb.filestream import LONGEST_LINE
 
 if TYPE_CHECKING:
+    from mirror.importers.run import Destination
     from mirror.store import Reader
     from mirror.wandb.client import Client
 
@@ -107,6 +108,11 @@ class Leading:
             if (source, here.path) not in self._ids:
                 self._ids[source, here.path] = ClientIds(self.reader, source, here)
             return self._ids[source, here.path]
+
+
+def leading_to(there: Destination, reader: Reader, place: Callable[[Namespace], Namespace]) -> Leading:
+    """The references of what is sent to a destination, which may know them already."""
+    return there.leading or Leading(References(reader, there.client.source, place), there.client, reader)
 
 
 class OfRun:

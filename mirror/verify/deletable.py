@@ -43,6 +43,9 @@ def verdicts(
         general = [] if whole_store else ["the mirror itself is damaged: `mirror verify`, `mirror repair`"]
         if not other.is_origin(held):
             general.append(f"a copy was compared, not the original at {held.source}")
+        start = f"{held.here.path}/reports/"
+        if reports := sum(n for where, n in findings.different.items() if where.startswith(start)):
+            general.append(f"{reports} differences were found in reports of its project")
         for row in _rows(reader, [row["rid"] for row in held.runs]):
             found.append(_verdict(reader, held, row, findings, general))
     return found
@@ -58,8 +61,10 @@ def _verdict(
     path = f"{held.here.path}/{row['run_id']}"
     reasons = [*general, *_reasons(row)]
     mine = {path, held.here.path}
+    if row["sweep"]:
+        mine.add(f"{held.here.path}/sweeps/{row['sweep']}")
     for place, name in row["artifacts"] or ():
-        mine |= {place, f"{place}/{name}"}
+        mine |= {place, f"{place}/{name}", f"{place}/{name.rpartition(':')[0]}"}
     if count := sum(findings.different.get(where, 0) for where in mine):
         reasons.append(f"{count} differences were found")
     reasons += [reason for where in sorted(mine) for reason in findings.unproven.get(where, ())]
@@ -93,7 +98,7 @@ def _rows(reader: Reader, rids: Sequence[int]) -> list[dict[str, Any]]:
         """
         select r.rid, r.source, r.entity, r.project, r.run_id, r.state, r.history_complete, r.history_lossless,
                r.history_rows, r.history_total, r.system_sampled, r.system_rows, r.system_total, r.files_count,
-               r.logs_rows, r.logs_total,
+               r.logs_rows, r.logs_total, r.sweep,
                (select list(q.stage order by q.stage) from quarantine q where q.rid = r.rid) as stages,
                (select list([a.entity || '/' || a.project, a.collection || ':v' || a.version]) from artifacts a
                 where a.source = r.source and a.run_entity = r.entity and a.run_project = r.project

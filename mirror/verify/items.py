@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import SourceError
@@ -36,13 +36,16 @@ _LIST: dict[str, Callable[[Client, str, str], tuple[Any, Paged]]] = {"sweeps": l
 def compare_sweeps(
     reader: Reader, held: HeldProject, other: Other, place: Namespace, findings: Findings
 ) -> dict[str, str]:
-    """Compare the sweeps of a project, all of them if all its runs are meant. At their own server they go by its ids,
-    and more of them there is a difference, too; elsewhere by what their copies say. Returns the id there of each."""
+    """Compare the sweeps of a project, all of them if all its runs are meant, else those of the runs. At their own
+    server they go by its ids, and more of them there is a difference, too; elsewhere by what their copies say. Returns
+    the id there of each."""
     if other.is_origin(held):
-        if held.whole:
-            _at_origin("sweeps", reader, held, other, findings)
+        named = None if held.whole else {row["sweep"] for row in held.runs if row["sweep"]}
+        if named is None or named:
+            _at_origin("sweeps", reader, held, other, findings, named)
         return {}
     copies: dict[str, str] = {}
+    meant = {row["sweep"] for row in held.runs}
     wanted = copied_sweeps(reader, held.source, held.here)
     known = _there("sweeps", wanted, held, other, place, findings) if wanted else None
     for sweep in wanted if known is not None else ():
@@ -50,12 +53,14 @@ def compare_sweeps(
         where = f"{held.here.path}/sweeps/{sweep.sweep_id}"
         if copy is not None:
             copies[sweep.sweep_id] = copy.sweep_id
-        if held.whole and copy is None:
+        if not held.whole and sweep.sweep_id not in meant:
+            continue
+        if copy is None:
             findings.differ(where, "sweeps", here="the sweep")
-        elif held.whole and copy is not None:
-            findings.count(sweeps=1)
-            for name in COPIED:
-                _pair(where, "sweeps", name, getattr(sweep, name), getattr(copy, name), findings)
+            continue
+        findings.count(sweeps=1)
+        for name in COPIED:
+            _pair(where, "sweeps", name, getattr(sweep, name), getattr(copy, name), findings)
     return copies
 
 
@@ -92,18 +97,24 @@ def compare_reports(reader: Reader, held: HeldProject, other: Other, findings: F
             _pair(where, "reports", "spec", content, copy.spec, findings)
 
 
-def _at_origin(kind: str, reader: Reader, held: HeldProject, other: Other, findings: Findings) -> None:
+def _at_origin(
+    kind: str, reader: Reader, held: HeldProject, other: Other, findings: Findings, named: Collection[str] | None = None
+) -> None:
+    """`named` are those that are compared, by what they are called, if not all are."""
     columns = _COMPARED[kind]
     query = (
         f"select storage_id, {', '.join(columns)} from {kind} "
         "where source = ? and entity = ? and project = ? and deleted_at is null"
     )
     rows = reader.connect().execute(query, [held.source, held.here.entity, held.here.project]).fetchall()
+    rows = [row for row in rows if named is None or row[1] in named]
     mine = {row[0]: [plain(value) for value in row[1:]] for row in rows}
-    found = _there(kind, rows, held, other, held.here, findings)
+    found = _there(kind, rows or named, held, other, held.here, findings)
     if found is None:
         return
     others = {one.key.storage_id: [plain(getattr(one, name)) for name in columns.values()] for one in found}
+    if named is not None:
+        others = {key: values for key, values in others.items() if values[0] in named}
     findings.count(**{kind: len(mine)})
     for key in sorted({*mine, *others}):
         here, there = mine.get(key), others.get(key)

@@ -26,12 +26,14 @@ from mirror.sources.protocol import (
     SystemMetrics,
     Trouble,
 )
+from mirror.store.blobs import blob_path
 from mirror.store.cells import decode
 from mirror.verify import values
 from mirror.verify.console import ConsoleCompared
 from mirror.verify.findings import Findings, as_json, plain
 from mirror.verify.points import PointsCompared
 from mirror.verify.rows import RowsCompared
+from mirror.verify.store import digests
 
 if TYPE_CHECKING:
     from mirror.store import Reader
@@ -316,9 +318,14 @@ class RunCompared:
     # -- files --------------------------------------------------------------------------------------------
 
     def _files(self, there: Sequence[FileEntry]) -> None:
-        query = "select name, size, md5 from files where rid = ? order by name"
+        query = "select name, size, md5, sha256 from files where rid = ? order by name"
         db = self._reader.connect()
-        mine = {name: (size, md5) for name, size, md5 in db.execute(query, [self._row["rid"]]).fetchall()}
+        mine: dict[str, tuple[int | None, str | None]] = {}
+        for name, size, md5, sha256 in db.execute(query, [self._row["rid"]]).fetchall():
+            if md5 is None and sha256 is not None:  # not every source tells digests
+                blob = blob_path(self._reader.layout.blobs, sha256)
+                md5 = digests(blob)[1] if blob.is_file() else None
+            mine[name] = (size, md5)
         others = {f.name: (f.size, f.md5) for f in there}
         undigested = of_log = 0
         for name in sorted({*mine, *others}):

@@ -63,10 +63,17 @@ class _Seen:
 
 
 def _read(told: PointsTold, client: Client, key: RunKey) -> _Seen:
+    source = WandbSource(client, downloads=1)
+    try:
+        return _read_from(source, told, key)
+    finally:
+        source.downloads.close()
+
+
+def _read_from(source: WandbSource, told: PointsTold, key: RunKey) -> _Seen:
     from mirror.store.cells import decode
 
     seen = _Seen()
-    source = WandbSource(client, downloads=1)
     listed = source.listing(key.entity, key.project, [key.run_id]).runs
     for step in source.fetch([Wanted(one, what=frozenset({"history", "system"})) for one in listed]):
         match step:
@@ -86,8 +93,7 @@ def _read(told: PointsTold, client: Client, key: RunKey) -> _Seen:
             case Trouble():
                 raise TransientSourceError(f"`{key.path}` cannot be read back ({step.stage}): {step.error}")
             case Finished(gone=True):
-                raise TransientSourceError(f"`{client.source}` does not show run `{key.path}`: run it again")
+                raise TransientSourceError(f"`{source.name}` does not show run `{key.path}`: run it again")
             case _:
                 pass
-    source.downloads.close()
     return seen
