@@ -19,6 +19,8 @@ from damaging import rewrite, segment
 from serving import Server, serving
 from syncing import Copy, log_run, logged
 
+import mirror
+
 Pushed = Callable[..., Done]
 Verified = Callable[..., tuple[Done, dict[str, Any]]]
 
@@ -310,3 +312,21 @@ def test_what_belongs_to_runs_and_stands_elsewhere_is_not_waved_through(
     assert (done.code, found["stream"], found["key"]) == (1, "blob", one_), found
     assert (found["here"], found["there"]) == (f"md5 {md5(b'1')}", f"md5 {md5(b'0')} as listed")
     assert "the mirror itself is damaged" in str(reasons("local/own")["logs"])
+
+
+def test_a_run_that_nobody_named_is_noted_and_no_difference(
+    there: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", there.key)
+    root = tmp_path / "m"
+    with mirror.open(root, write=True) as m:
+        key = mirror.RunKey("logs", "1", "local", "unnamed", "d73m0stu")
+        m.put_projects([mirror.Project("logs", "local", "unnamed")])
+        m.put_runs([mirror.Run(key, state="finished", config="{}")])
+        m.put_history(key, [{"_step": 0, "x": 1}])
+        m.put_files(key, [])
+    pushed = call("push", "local/unnamed", "--to", there.url, "--verify", root=root)
+    said = next(line for line in pushed.out.splitlines() if line.split()[:2] == ["changed", "name"])
+    assert pushed.code == 0 and "no difference" in pushed.out and "nobody named" in said, pushed
+    there.upsert("unnamed", "d73m0stu", displayName="brave-lion-3")
+    assert call("verify", "--against", there.url, root=root).code == 0

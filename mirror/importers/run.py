@@ -378,6 +378,8 @@ def _notes(run: MirroredRun, there: Destination, account: Account, streams: Stre
         account.changed("created", f"it was made at {row['created_at']:%Y-%m-%d %H:%M:%S} UTC")
     if row["username"] and row["username"] != there.username:
         account.changed("user", f"`{row['username']}` made it; the copy belongs to `{there.username}`")
+    if row["name"] is None:
+        account.changed("name", "nobody named the run: the server shows its id, or makes a name up")
     if moved := history.shifted(row["history_rows"]):
         account.changed("steps", "rows whose step was not above that of the row before have the next free one", moved)
     if long := history.shortened + system.shortened:

@@ -225,7 +225,7 @@ class RunCompared:
         config, summary, metadata = self._documents()
         pairs = {name: (row[name], getattr(run, name)) for name in ATTRIBUTES}
         if row["name"] is None and not self._expected.is_origin:
-            pairs["name"] = run.key.run_id, run.name  # what servers call a run that nobody named
+            del pairs["name"]  # servers show the id of a run that nobody named, or make a name up
         if self._expected.is_origin:
             pairs |= {name: (row[name], getattr(run, name)) for name in FIXED}
             pairs["id"] = row["storage_id"], run.key.storage_id
