@@ -253,7 +253,7 @@ def half(request: Request, body: Any) -> Any:
 def test_one_refusal_stops_everybody(proxy: Faulty, copy: Copy) -> None:
     """After a 429 nothing is asked until the time it names, by no worker and for no file; requests that were under
     way are refused as well, each once."""
-    pause, lock = 0.6, threading.Lock()
+    pause, lock = 1.6, threading.Lock()
     refusals: list[list[float]] = []
     asked = 0
 

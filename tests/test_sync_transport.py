@@ -147,13 +147,21 @@ def test_nan_tokens_and_odd_text_in_answers_are_read() -> None:
     ids=["seconds", "reset", "date", "nothing", "nonsense"],
 )
 def test_a_429_waits_as_long_as_told(headers: dict[str, str], least: float, most: float) -> None:
-    if headers.get("Retry-After") == "DATE":  # dates have whole seconds
-        date = datetime.now(timezone.utc) + timedelta(seconds=2)
-        headers = {"Retry-After": format_datetime(date, usegmt=True)}
-    with liar([Answer(status=429, body="Rate limit exceeded", headers=headers), OK]) as server:
-        ask(transport(server), Patience(tries=1))
-        waited = server.requests[1].at - server.requests[0].at
-    assert least <= waited <= most
+    def reply(request: Request) -> Action:
+        if len(server.requests) > 1:
+            return OK
+        date = datetime.now(timezone.utc) + timedelta(seconds=2)  # dates have whole seconds
+        told = {name: format_datetime(date, usegmt=True) if text == "DATE" else text for name, text in headers.items()}
+        return Answer(status=429, body="Rate limit exceeded", headers=told)
+
+    for _ in range(10):  # until the machine lets it go on in time
+        with liar(reply) as server:
+            ask(transport(server), Patience(tries=1))
+            waited = server.requests[1].at - server.requests[0].at
+        assert least <= waited
+        if waited <= most:
+            return
+    raise AssertionError(f"it waits longer than told: {waited} s")
 
 
 def test_nothing_remaining_makes_the_next_request_wait() -> None:
