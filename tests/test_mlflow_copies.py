@@ -223,7 +223,12 @@ def test_a_plan_writes_nothing(lab: Lab, tmp_path: Path, monkeypatch: pytest.Mon
     fetch, send = planned()
     assert fetch[:6] == ["mlflow/plan/me", "3", "0", "0", "0", "0"] and send == ["plan/me", "local/plan-me", "3", "0"]
     assert not root.exists() and not lab.server.graphql('{ project(name: "plan-me") { name } }')["project"]
+    for more in ((), ("--dry-run",)):
+        said = command(*args, "--remap", "plan me=local/other", *more, code=2)
+        assert "`plan me` is to become another project" in said and "did you mean `plan/me`?" in said
     command(*args)
+    said = command("verify", "--against", lab.server.url, "--mirror", str(root))
+    assert " 3 runs" in said.splitlines()[2] and "left out" not in said
     assert planned()[1][-3:] == ["local/plan-me", "0", "3"]
     assert planned("--into", "tester/other")[1][-3:] == ["tester/other", "3", "0"]
     lab.log(runs[1], [(T0, 0, "loss", 1.0)])

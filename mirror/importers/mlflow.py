@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ class MlflowImporter:
         self._sync_progress = sync_progress or Progress()
         self._ledger = ledger
         self._ids: list[str] = []
+        self._names: set[str] = set()
         self.notices: list[str] = []
         """What is to be known of MLflow's, once it was read: what of it is not mirrored."""
 
@@ -183,7 +185,7 @@ class MlflowImporter:
         source = self._listing()
         fetch, result = plan_folders(self.root, source, Options())
         listed = {name: ids for name, ids in sorted(source.listed.items()) if ids}
-        self._ids = [run_id for ids in listed.values() for run_id in ids]
+        self._ids, self._names = [run_id for ids in listed.values() for run_id in ids], set(source.listed)
         stale = {wanted.key.run_id for p in fetch for wanted in (*p.plan.new, *p.plan.changed)}
         done: set[str] = set()
         with self.opened() as there, ExitStack() as stack:
@@ -204,7 +206,7 @@ class MlflowImporter:
         source = self._listing()
         options = Options(bytes=WantedBytes(everything=artifacts))
         result = sync_folders(self.root, source, options, progress=self._sync_progress, stop=self.stop)
-        self._ids = [run_id for ids in source.listed.values() for run_id in ids]
+        self._ids, self._names = [run_id for ids in source.listed.values() for run_id in ids], set(source.listed)
         self.notices = source.notices
         return result
 
@@ -243,7 +245,11 @@ class MlflowImporter:
     def places(
         self, there: Destination, experiments: Iterable[str], remapping: Mapping[str, Namespace]
     ) -> dict[Namespace, Namespace]:
-        """Which experiment becomes which project."""
+        """Which experiment becomes which project. Raises UsageError if `remapping` names one that was not chosen."""
+        for name in remapping:
+            if name not in self._names:
+                near = "".join(f"; did you mean `{other}`?" for other in get_close_matches(name, self._names, 1))
+                raise UsageError(f"`{name}` is to become another project, and is no experiment that was chosen{near}")
         found: dict[Namespace, Namespace] = {}
         taken: dict[Namespace, str] = {}
         for name in sorted(experiments):
@@ -279,6 +285,7 @@ class _Noting(MlflowSource):
         self.listed: dict[str, list[str]] = {}
 
     def listing(self, entity: str, project: str, *args: Any, **options: Any) -> Any:
+        self.listed[project] = []
         found = super().listing(entity, project, *args, **options)
         self.listed[project] = [run.key.run_id for run in found.runs]
         return found

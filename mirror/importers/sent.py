@@ -46,10 +46,13 @@ class Sent:
 
     def _note(self, kind: str, line: dict[str, str]) -> None:
         source, place = line["source"], Namespace(*line["dst_path"].split("/", 1))
-        entity, project, *rest = line["src_path"].split("/", 2)
+        entity, project = line["src_path"].split("/", 1)
+        if kind == "report":
+            project = project.split("/", 1)[0]
+        elif kind != "project":  # experiments of MLflow have slashes in their names, runs and artifacts have none
+            project, run_id = project.rsplit("/", 1)
         _put(self._projects.setdefault((source, Namespace(entity, project)), {}), place, None)
         if kind == "run":
-            (run_id,) = rest
             for copies in (
                 self._runs.setdefault((source, line["storage_id"]), {}),
                 self._names.setdefault((source, (entity, project, run_id)), {}),
