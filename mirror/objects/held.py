@@ -41,11 +41,11 @@ class Held:
 
         return sandbox(self.reader)
 
-    def tell_once(self, about: object, message: str) -> None:
+    def tell_once(self, about: object, message: str, stacklevel: int = 4) -> None:
         """A warning, the first time something is asked."""
         if about not in self._told:
             self._told.add(about)
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, stacklevel=stacklevel)
 
     @property
     def blobs(self) -> Path:

@@ -15,41 +15,62 @@ from mirror.records import Stream
 
 if TYPE_CHECKING:
     from mirror.objects.run import Run
+    from mirror.objects.runs import Runs
 
 Row = dict[str, Any]
 _EXACT = 1 << 53
 
 
 def history(
-    run: Run,
-    samples: int | None,
-    keys: Sequence[str] | None,
-    x_axis: str,
-    pandas: bool,
-    stream: str,
-    once: object = None,
+    run: Run, samples: int | None, keys: Sequence[str] | None, x_axis: str, pandas: bool, stream: str
 ) -> list[Row] | Any:
-    """See `Run.history`. Sampling is told of once for each value of `once`, if not once a run."""
+    """See `Run.history`."""
     from mirror.query.samples import sampled
 
+    which, together = _asked(samples, keys, x_axis, stream)
+    more = ["_timestamp"] if pandas and together and "_timestamp" not in together else []
+    rows, total = sampled(run._held.reader, run._rid, which, together, samples, more)
+    _tell(run, samples, together, len(rows), total, (run._rid, which))
+    return frame(rows) if pandas else rows
+
+
+def histories(
+    runs: Runs, samples: int | None, keys: Sequence[str] | None, x_axis: str, stream: str
+) -> Iterator[tuple[Run, list[Row]]]:
+    """Each run with its rows; that they are samples is told of once."""
+    from mirror.query.samples import sampled_each
+
+    which, together = _asked(samples, keys, x_axis, stream)
+    found = sampled_each(runs._held.reader, runs._rids, which, together, samples)
+    for run, (rows, total) in zip(runs, found, strict=True):
+        _tell(run, samples, together, len(rows), total, ("histories", id(runs)))
+        yield run, rows
+
+
+def _asked(
+    samples: int | None, keys: Sequence[str] | None, x_axis: str, stream: str
+) -> tuple[Stream, list[str] | None]:
+    """The stream, and the keys that rows must have."""
     wanted = _keys(keys)
     which: Stream = "history" if stream == "default" else "system"
     if wanted and which == "system":
         raise ArgumentError("`keys` can be given for the default stream only: select columns of the system metrics")
     if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int)):
         raise ArgumentError(f"`samples` is a number of rows, or None for all, got `{samples!r}`")
-    together = list(dict.fromkeys([x_axis, *wanted])) if wanted else None
-    more = ["_timestamp"] if pandas and together and "_timestamp" not in together else []
-    rows, total = sampled(run._held.reader, run._rid, which, together, samples, more)
+    return which, list(dict.fromkeys([x_axis, *wanted])) if wanted else None
+
+
+def _tell(run: Run, samples: int | None, together: list[str] | None, given: int, total: int, once: object) -> None:
+    """Say that rows are a sample, once for each value of `once`, and why there are none."""
     if samples is not None and total > max(samples, 0):
         run._held.tell_once(
-            once or (run._rid, which),
-            f"history() gives {len(rows)} of {total} rows of {'/'.join(run.path)}, evenly chosen and always the same: "
+            once,
+            f"history() gives {given} of {total} rows of {'/'.join(run.path)}, evenly chosen and always the same: "
             "ask for all with history(samples=None) or scan_history()",
+            stacklevel=5,
         )
     if together and not total:
         _why_none(run, together)
-    return frame(rows) if pandas else rows
 
 
 class HistoryScan:
@@ -140,7 +161,7 @@ def _why_none(run: Run, keys: Sequence[str]) -> None:
         if key not in known:
             near = get_close_matches(key, logged, 1)
             hint = f"did you mean `{near[0]}`?" if near else "`run.history_keys` lists its keys"
-            warnings.warn(f"{path} never logged `{key}`; {hint}", stacklevel=4)
+            warnings.warn(f"{path} never logged `{key}`; {hint}", stacklevel=5)
             return
     names = ", ".join(f"`{key}`" for key in keys)
-    warnings.warn(f"no row of {path} has all of {names}: ask for keys logged at other steps one by one", stacklevel=4)
+    warnings.warn(f"no row of {path} has all of {names}: ask for keys logged at other steps one by one", stacklevel=5)

@@ -129,11 +129,10 @@ class Runs(Sequence[Run]):
         a data frame with sorted columns. Arguments are those of `Run.history`."""
         if format not in ("default", "pandas", "polars"):
             raise ArgumentError(f"`format` is default, pandas or polars, got `{format}`")
-        from mirror.objects.history import frame, history, polars_frame
+        from mirror.objects.history import frame, histories, polars_frame
 
         rows: list[dict[str, Any]] = []
-        for run in self:
-            found = history(run, samples, keys, x_axis, False, stream, once=("histories", id(self)))
+        for run, found in histories(self, samples, keys, x_axis, stream):
             rows += [row | {"run_id": run.id} for row in found]
         if format == "default":
             return rows

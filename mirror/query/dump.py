@@ -19,6 +19,7 @@ from mirror.query.sql import execute
 from mirror.query.table import Table
 
 if TYPE_CHECKING:
+    from mirror.query.neighbours import Neighbours
     from mirror.store import Reader
 
 What = Literal["runs", "history", "system", "config", "summary", "files", "logs"]
@@ -53,11 +54,10 @@ def products(
         raise UsageError(f"{what} have no keys: leave --keys out, or select from the view `{what}` with `mirror sql`")
     chosen = rids(reader, selection)
     if what in A_FILE_PER_RUN and not one_file:
-        owners = [Owner(rid) for rid in chosen]
-        stems = _stems(reader, chosen)
+        make = partial(_logs, reader) if what == "logs" else partial(LoggedRows, _cells(reader, what, chosen, keys))
         return [
-            Product(f"{stem}.{what}", partial(_write, partial(_rows, reader, what, [owner], keys, ())))
-            for stem, owner in zip(stems, owners, strict=True)
+            Product(f"{stem}.{what}", partial(_write, partial(make, [Owner(rid)])))
+            for stem, rid in zip(_stems(reader, chosen), chosen, strict=True)
         ]
     alone = len(chosen) < 2 and len(selection.paths) == 1 and selection.paths[0].run_id is not None
     rows = _all(reader, what, chosen, keys, alone)  # what is wrong shows before a file is made
@@ -82,19 +82,23 @@ def _all(reader: Reader, what: What, chosen: Sequence[int], keys: Sequence[str] 
         return _documents(reader, what, chosen, keys)
     if what == "files":
         return execute(reader, _FILES, {"rids": list(chosen)})
-    if alone:
-        return _rows(reader, what, [Owner(rid) for rid in chosen], keys, ())
-    return _rows(reader, what, _owners(reader, chosen), keys, _WHO)
-
-
-def _rows(
-    reader: Reader, what: What, owners: Sequence[Owner], keys: Sequence[str] | None, names: Sequence[str]
-) -> Rows:
+    owners, names = ([Owner(rid) for rid in chosen], ()) if alone else (_owners(reader, chosen), _WHO)
     if what == "logs":
-        who = ", ".join(f"l.{name}" if name != "name" else "r.name" for name in names)
-        query = _LOGS.format(who=f"{who}, " if who else "")
-        return execute(reader, query, {"rids": [owner.rid for owner in owners]})
-    return LoggedRows(reader, owners, "system" if what == "system" else "history", keys, names)
+        return _logs(reader, owners, names)
+    return LoggedRows(_cells(reader, what, chosen, keys), owners, names)
+
+
+def _cells(reader: Reader, what: What, chosen: Sequence[int], keys: Sequence[str] | None) -> Neighbours:
+    from mirror.query.neighbours import Neighbours
+
+    wanted = None if keys is None else [key for key in keys if key != "_step"]
+    return Neighbours(reader, chosen, "system" if what == "system" else "history", wanted)
+
+
+def _logs(reader: Reader, owners: Sequence[Owner], names: Sequence[str] = ()) -> Rows:
+    who = ", ".join(f"l.{name}" if name != "name" else "r.name" for name in names)
+    query = _LOGS.format(who=f"{who}, " if who else "")
+    return execute(reader, query, {"rids": [owner.rid for owner in owners]})
 
 
 _FILES = """

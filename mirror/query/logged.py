@@ -8,23 +8,20 @@ columns of type JSON, where a null is `null`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import NotFoundError
 from mirror.query.export import unique
 from mirror.query.kinds import best_type
-from mirror.query.rows import TABLE, holds, stretches
-from mirror.query.sql import asking
-from mirror.records import Stream
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pyarrow
 
-    from mirror.store import Reader
+    from mirror.query.neighbours import Kinds, Neighbours, Piece
 
     Ints = npt.NDArray[np.int64]
 
@@ -41,26 +38,19 @@ class Owner:
 
 
 class LoggedRows:
-    """The rows of one stream of some runs, one run after another: a `Rows` of mirror/query/export.py.
+    """The rows of runs, one run after another: a `Rows` of mirror/query/export.py.
 
-    `keys` selects keys (and what is nested in them) and the rows that have any of them; `_step` stays. `names` are
-    the names of the owners' values.
+    `owners` are all runs of `cells`, or one of them; of the keys that those are reduced to, if they are, `_step` is
+    none, but a column nevertheless. `names` are the names of the owners' values.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        owners: Sequence[Owner],
-        stream: Stream = "history",
-        keys: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-    ) -> None:
-        self._reader = reader
-        self._owners = owners
-        self._stream = stream
-        self._keys = None if keys is None else [key for key in keys if key != "_step"]
+    def __init__(self, cells: Neighbours, owners: Sequence[Owner], names: Sequence[str] = ()) -> None:
+        self._cells = cells
+        self._owners = {owner.rid: owner for owner in owners}
+        self._alone = len(cells.rids) > 1 and len(owners) == 1
+        self._keys = cells.keys
         self._fixed = len(names)
-        self._places = _catalogue(reader, [owner.rid for owner in owners], stream, self._keys)
+        self._places = _catalogue(cells.kinds_of(owners[0].rid) if self._alone else cells.kinds(), self._keys)
         self.columns = unique([*names, *(key for key, _ in self._places)])
         self.types = ["VARCHAR"] * len(names) + list(self._places.values())
 
@@ -84,30 +74,37 @@ class LoggedRows:
         from mirror.store.cells import rows_as_json
 
         names = self.columns[: self._fixed]
-        for owner in self._owners:
-            for cells in self._stretches(owner):
-                found = rows_as_json(_spelled(cells))
-                if self._keys is not None:
-                    found = _stepped(found, cells)
-                yield from (_owned(names, owner, text) for text in found) if names else found
+        for piece in self._pieces():
+            found = rows_as_json(_spelled(piece.cells))
+            if self._keys is not None:
+                found = _stepped(found, piece.cells)
+            yield from self._owned(names, found, piece) if names else found
 
-    def _stretches(self, owner: Owner) -> Iterator[pyarrow.Table]:
-        return stretches(self._reader, owner.rid, self._stream, keys=self._keys)
+    def _pieces(self) -> Iterator[Piece]:
+        if self._alone:
+            return self._cells.rows_of(*self._owners)
+        return self._cells.pieces()
 
     def _batches(self) -> Iterator[list[pyarrow.Array]]:
         import numpy as np
+        import pyarrow as pa
 
         rows_at_once = max(_SLOTS // max(len(self.columns), 1), 1)
-        for owner in self._owners:
-            for cells in self._stretches(owner):
-                row = cells.column("row").to_numpy()
-                held = np.unique(row)
-                for start in range(0, len(held), rows_at_once):
-                    part = held[start : start + rows_at_once]
-                    within = cells if len(part) == len(held) else cells.filter((row >= part[0]) & (row <= part[-1]))
-                    yield self._columns(owner, within, part)
+        for piece in self._pieces():
+            cells = piece.cells
+            row = cells.column("row").to_numpy()
+            held = np.unique(row)
+            if len(held) <= rows_at_once:
+                yield self._columns(piece, cells, held)
+                continue
+            order = np.argsort(row, kind="stable")
+            cells, row = cells.take(pa.array(order)), row[order]
+            for start in range(0, len(held), rows_at_once):
+                part = held[start : start + rows_at_once]
+                first, last = np.searchsorted(row, [part[0], part[-1] + 1])
+                yield self._columns(piece, cells.slice(first, last - first), part)
 
-    def _columns(self, owner: Owner, cells: pyarrow.Table, held: Ints) -> list[pyarrow.Array]:
+    def _columns(self, piece: Piece, cells: pyarrow.Table, held: Ints) -> list[pyarrow.Array]:
         import numpy as np
         import pyarrow as pa
 
@@ -142,8 +139,29 @@ class LoggedRows:
             has_step[at[known]] = True
             made[_STEP] = pa.array(steps, mask=~has_step)
         empty = {kind: pa.nulls(len(held), arrow_type(kind)) for kind in set(self._places.values())}
-        fixed = [pa.array([value] * len(held), pa.string()) for value in owner.values]
-        return fixed + [made.get(place, empty[kind]) for place, kind in self._places.items()]
+        return self._before(piece, held) + [made.get(place, empty[kind]) for place, kind in self._places.items()]
+
+    def _before(self, piece: Piece, held: Ints) -> list[pyarrow.Array]:
+        """The owners' values for rows of these numbers."""
+        import numpy as np
+        import pyarrow as pa
+
+        which, at = np.unique(held // piece.span, return_inverse=True)
+        owners = [self._owners[piece.rids[i]].values for i in which.tolist()] if self._fixed else []
+        return [pa.array(values, pa.string()).take(pa.array(at)) for values in zip(*owners, strict=True)]
+
+    def _owned(self, names: Sequence[str], texts: Iterator[str], piece: Piece) -> Iterator[str]:
+        """The texts with the values of their owners."""
+        import numpy as np
+
+        from mirror.store.jsontext import quoted
+
+        which, count = np.unique(np.unique(piece.cells.column("row").to_numpy()) // piece.span, return_counts=True)
+        for i, rows in zip(which.tolist(), count.tolist(), strict=True):
+            values = self._owners[piece.rids[i]].values
+            parts = (f'"{n}":{"null" if v is None else quoted(v)}' for n, v in zip(names, values, strict=True))
+            head = f'{{{",".join(parts)},"row":'
+            yield from (f"{head}{text}}}" for text in islice(texts, rows))
 
 
 def _spelled(cells: pyarrow.Table) -> pyarrow.Table:
@@ -171,46 +189,20 @@ def _stepped(texts: Iterator[str], cells: pyarrow.Table) -> Iterator[str]:
         yield text if step is None else f'{{"_step":{step},{text[1:]}'
 
 
-def _owned(names: Sequence[str], owner: Owner, text: str) -> str:
-    from mirror.store.jsontext import quoted
-
-    parts = (f'"{n}":{"null" if v is None else quoted(v)}' for n, v in zip(names, owner.values, strict=True))
-    return f'{{{",".join(parts)},"row":{text}}}'
-
-
 # -- columns --------------------------------------------------------------------------------------------------
 
-_KINDS = """
-select key, path_id, list(distinct kind), coalesce(bool_or(kind in ('int', 'number') and v is null), false),
-       coalesce(max(strlen(coalesce(j, ''))) filter (where kind = 'int'), 0)
-from {cells} where gen = ? and kind <> 'empty' and {condition} group by all
-"""
 _OF_A_NUMBER = {"int", "number", "nonfinite"}
 _WHOLE = 17  # characters of the longest integer that is kept as a double
 
 
-def _catalogue(
-    reader: Reader, rids: Sequence[int], stream: Stream, keys: Sequence[str] | None
-) -> dict[tuple[str, int], str]:
-    """The places that the rows of some runs have values at, and the type of each: `_step`, other keys of W&B's own,
-    then those of users by name."""
+def _catalogue(found: Iterable[Kinds], keys: Sequence[str] | None) -> dict[tuple[str, int], str]:
+    """The places that rows have values at, and the type of each: `_step`, other keys of W&B's own, then those of users
+    by name."""
     kinds: dict[tuple[str, int], set[str]] = {}
     longest: dict[tuple[str, int], int] = {}
-    condition, params = holds(keys) if keys is not None else ("true", [])
-    with asking(reader) as connection:
-        query = f"select rid, {stream}_gen from raw.live where list_contains(?, rid)"
-        gens = dict(connection.execute(query, [list(rids)]).fetchall())
-        for rid in rids:
-            if rid not in gens:
-                raise NotFoundError(f"the mirror no longer holds the run with rid `{rid}`: ask again")
-            query = _KINDS.format(cells=reader.relation(TABLE[stream], rid), condition=condition)
-            for key, path_id, found, inexact, digits in connection.execute(query, [gens[rid], *params]).fetchall():
-                place = (key, path_id)
-                here = kinds.setdefault(place, set())
-                here.update(found)
-                if inexact:
-                    here.add("inexact")
-                longest[place] = max(longest.get(place, 0), digits)
+    for key, path_id, here, inexact, digits in found:
+        kinds[key, path_id] = {*here, "inexact"} if inexact else {*here}
+        longest[key, path_id] = digits
     if keys is not None or not kinds:  # a table without any column could not be read
         kinds[_STEP], longest[_STEP] = {"int"}, 0
     order = sorted(kinds, key=lambda place: (place != _STEP, not place[0].startswith("_"), place))

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 TABLE = {"history": "history", "system": "system_metrics"}
 _BLOCK = 16  # rows; the smallest stretch that is read at once
-_CELL_BYTES = 64  # what a cell costs in memory beside its text
+CELL_BYTES = 64  # what a cell costs in memory beside its text
 _STRETCH_BYTES = 16 << 20
+WEIGHT = f"count(*) * {CELL_BYTES} + coalesce(sum(strlen(j)), 0)"
+"""SQL: about how many bytes of memory cells take."""
 
 
 def rows(
@@ -69,8 +71,7 @@ def stretches(
             params += values
         cells = f"from {reader.relation(TABLE[stream], rid)} where {' and '.join(conditions)}"
         weights = connection.execute(
-            f"select row // {_BLOCK}, count(*) * {_CELL_BYTES} + coalesce(sum(strlen(j)), 0) {cells} "
-            "group by 1 order by 1",
+            f"select row // {_BLOCK}, {WEIGHT} {cells} group by 1 order by 1",
             params,
         ).fetchall()
         for first, last in evenly(weights):
@@ -87,9 +88,8 @@ def by_step(
     with asking(reader) as connection:
         gen = generation(connection, rid, stream)
         cells = f"from {reader.relation(TABLE[stream], rid)} where gen = ?"
-        weight = f"count(*) * {_CELL_BYTES} + coalesce(sum(strlen(j)), 0)"
         blocks = connection.execute(
-            f"select row // {_BLOCK}, {weight}, min(step), max(step), count(*) - count(step) {cells} "
+            f"select row // {_BLOCK}, {WEIGHT}, min(step), max(step), count(*) - count(step) {cells} "
             "group by 1 order by 1",
             [gen],
         ).fetchall()
@@ -101,19 +101,19 @@ def by_step(
                 for first, last in evenly([block[:2] for block in blocks], stretch_bytes)
             )
         else:
-            spans = _by_step(connection, cells, weight, gen, stretch_bytes)
+            spans = _by_step(connection, cells, gen, stretch_bytes)
         for span, params in spans:
             query = f"select key, path_id, row, step, kind, v, j {cells} and {span}"
             yield connection.sql(query, params=[gen, *params]).to_arrow_table()
 
 
 def _by_step(
-    connection: duckdb.DuckDBPyConnection, cells: str, weight: str, gen: int, stretch_bytes: int
+    connection: duckdb.DuckDBPyConnection, cells: str, gen: int, stretch_bytes: int
 ) -> Iterator[tuple[str, list[int]]]:
     """Conditions for pieces of a stream whose steps go back, or are missing."""
     place = "{'step': step, 'row': row}"
     bounds = connection.execute(
-        f"with r as (select step, row, {weight} as weight {cells} group by all), p as (select step, row, "
+        f"with r as (select step, row, {WEIGHT} as weight {cells} group by all), p as (select step, row, "
         f"sum(weight) over (order by step nulls first, row rows unbounded preceding) // {int(stretch_bytes)} as part "
         f"from r) select step is null, min({place}), max({place}) from p group by part, step is null "
         "order by 1 desc, 2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from mirror.query.rows import TABLE, generation, holds, rows
@@ -10,6 +11,7 @@ from mirror.query.sql import sandbox
 from mirror.records import Stream
 
 if TYPE_CHECKING:
+    from mirror.query.neighbours import Piece
     from mirror.store import Reader
 
 _MISSING = object()
@@ -39,6 +41,49 @@ def sampled(
         return (every if samples is None else thinned(every, samples)), len(every)
     numbers, total = _rows_with_all(reader, rid, stream, keys, samples)
     return list(having(_numbered(reader, rid, stream, numbers, wanted), keys, more)), total
+
+
+def sampled_each(
+    reader: Reader,
+    rids: Sequence[int],
+    stream: Stream = "history",
+    keys: Sequence[str] | None = None,
+    samples: int | None = None,
+    more: Sequence[str] = (),
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """The same for run after run, short ones read together."""
+    from mirror.query.neighbours import Neighbours
+
+    cells = Neighbours(reader, rids, stream, None if keys is None else [*keys, *more])
+    for group in cells.groups:
+        if len(group) == 1:
+            yield sampled(reader, group[0], stream, keys, samples, more)
+        elif keys is None:
+            yield from _of_each(cells.together(group), samples)
+        else:
+            for rows, _ in _of_each(cells.together(group), None):
+                every = list(having(rows, keys, more))
+                yield (every if samples is None else thinned(every, samples)), len(every)
+
+
+def _of_each(piece: Piece, samples: int | None) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """At most so many rows of each run of a piece, and how many there are."""
+    import numpy as np
+    import pyarrow as pa
+
+    from mirror.store.rebuild import rows_as_dicts
+
+    row = piece.cells.column("row").to_numpy()
+    held = np.unique(row)
+    starts = np.searchsorted(held, np.arange(len(piece.rids) + 1) * piece.span).tolist()
+    totals = [end - start for start, end in pairwise(starts)]
+    cells = piece.cells
+    if samples is not None and max(totals) > samples:
+        kept = [start + i for start, total in zip(starts, totals, strict=False) for i in thinned(range(total), samples)]
+        cells = cells.filter(pa.array(np.isin(row, held[kept])))
+    found = rows_as_dicts(cells)
+    for total in totals:
+        yield list(islice(found, total if samples is None else min(total, max(samples, 0)))), total
 
 
 def having(
