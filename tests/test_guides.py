@@ -185,7 +185,7 @@ def test_export_run_data(answer: Any, on: str) -> None:
     assert sorted(history) == ["_runtime", "_step", "_timestamp", "loss", "val"]
     summary = answer["summary"]
     assert (summary["val"], summary["loss"], summary["_step"]) == (400, 0.5, 4)
-    assert summary["_timestamp"] == history["_timestamp"][-1] and summary["_runtime"] >= history["_runtime"][-1]
+    assert summary["_timestamp"] == history["_timestamp"][-1] and summary["_runtime"] >= int(history["_runtime"][-1])
 
 
 @anywhere
