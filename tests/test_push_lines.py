@@ -11,7 +11,10 @@ import pytest
 import mirror
 from mirror.importers.lines import RunLines
 from mirror.importers.origin import origin_of, with_origin
-from mirror.records import Project, Run, RunKey
+from mirror.importers.run import mirrored_runs
+from mirror.importers.together import Together
+from mirror.query.sql import asking
+from mirror.records import FileEntry, Project, Run, RunKey
 from mirror.store import Reader
 from mirror.wandb.filestream import LONGEST_LINE
 
@@ -63,6 +66,65 @@ def test_hostile_steps_ascend_and_every_row_stays(tmp_path: Path) -> None:
         assert lines.shifted(len(HOSTILE)) == moved == RunLines(reader, 1, "history").shifted(len(HOSTILE))
         for first in range(len(HOSTILE) + 1):
             assert [x for part in RunLines(reader, 1, "history").parts(first) for x in part] == whole[first:]
+
+
+def test_small_runs_are_read_together_but_for_those_whose_lines_change(tmp_path: Path) -> None:
+    plain = [
+        '{"_step":0,"x":1.5}',
+        '{"_step":7,"x":2.0,"a":{"b":1}}',
+        '{"_step":9007199254740993,"":null,"s":"\u2028"}',
+    ]
+    long = [json.dumps({"_step": 0, "x": "x" * (LONGEST_LINE // 3)})]
+    texts = {
+        "a": plain,
+        "b": HOSTILE,
+        "none": [],
+        "c": plain[:1],
+        "gone": ["{}"],
+        "long": long,
+        "again": [plain[1]] * 2,
+    }
+    texts |= {"d": ['{"_step":1e3,"y":-0.0}', '{"_step":1001,"y":NaN}'], "null": ['{"_step":null,"x":1}']}
+    with mirror.open(tmp_path / "m", write=True) as made:
+        made.put_projects([Project("lab", "e", "p")])
+        for n, (name, rows) in enumerate(texts.items()):
+            key = RunKey("lab", str(n), "e", "p", name)
+            made.put_runs([Run(key)])
+            made.put_history(key, rows)
+            made.put_system_metrics(key, ['{"gpu":1}', '{"gpu":2}'][: len(rows)])
+        made.put_files(RunKey("lab", "0", "e", "p", "a"), [FileEntry("b.txt"), FileEntry("a.txt", 5, "md5")])
+        made.put_files(RunKey("lab", "1", "e", "p", "b"), [FileEntry(f"{i}.txt") for i in range(101)])
+    with Reader(tmp_path / "m") as reader:
+        with asking(reader) as connection:
+            rids = dict(connection.execute("select run_id, rid from runs").fetchall())
+        runs = mirrored_runs(reader, [rids[name] for name in texts])
+        together = Together(reader, runs, plain=runs)
+        ready = {str(run.row["run_id"]): together.ready(run.rid) for run in runs}
+        for name in ("a", "c", "d"):
+            whole = ready[name].history
+            assert whole is not None
+            assert list(map(json.dumps, map(json.loads, whole))) == [
+                json.dumps(dict(sorted(json.loads(line).items()))) for line in texts[name]
+            ]
+            lines = RunLines(reader, rids[name], "history", whole)
+            for first in range(len(whole) + 1):
+                alone = RunLines(reader, rids[name], "history").parts(first)
+                assert [x for part in lines.parts(first) for x in part] == [x for part in alone for x in part]
+            assert lines.shifted(len(whole)) == 0
+        assert [name for name, of in ready.items() if of.history is None] == [
+            "b",
+            "none",
+            "gone",
+            "long",
+            "again",
+            "null",
+        ]
+        assert {name: len(of.system or ()) for name, of in ready.items()} == {
+            n: min(2, len(r)) for n, r in texts.items()
+        }
+        assert ready["a"].files == [("a.txt", 5, "md5", None), ("b.txt", None, None, None)]
+        assert ready["b"].files is None and ready["c"].files == []  # a hundred are listed together, no more
+        assert Together(reader, runs, plain=[]).ready(rids["a"]).history is None
 
 
 def test_a_row_that_is_too_long_loses_its_longest_values_and_says_so(tmp_path: Path) -> None:

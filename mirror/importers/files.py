@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mirror.importers.account import Account
+from mirror.importers.together import FileRow
 from mirror.query.sql import asking
 from mirror.records import FileEntry, RunKey
 from mirror.store.blobs import blob_path
@@ -23,16 +24,18 @@ _SHOWN = 3
 
 
 class RunFiles:
-    """The files of a run. `sent` has base64 md5 and size of those that are or were sent, by name."""
+    """The files of a run. `sent` has base64 md5 and size of those that are or were sent, by name. `listed` are the
+    run's files in the mirror, if they were read already."""
 
-    def __init__(self, reader: Reader, rid: int, metadata: str | None) -> None:
+    def __init__(self, reader: Reader, rid: int, metadata: str | None, listed: Sequence[FileRow] | None = None) -> None:
         self.sent: dict[str, tuple[str, int]] = {}
         self.nbytes = 0
         self._uploads: dict[str, Upload] = {}
         self._absent: list[str] = []
-        with asking(reader) as connection:
-            found = connection.execute("select name, size, md5, sha256 from files where rid = ? order by name", [rid])
-            listed = found.fetchall()
+        if listed is None:
+            with asking(reader) as connection:
+                query = "select name, size, md5, sha256 from files where rid = ? order by name"
+                listed = connection.execute(query, [rid]).fetchall()
         for name, _, md5, sha256 in listed:
             path = blob_path(reader.layout.blobs, sha256) if sha256 else None
             if path is not None and path.is_file():

@@ -8,7 +8,7 @@ before, so an interrupted push goes on anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mirror.importers.origin import LEFT_OUT, STEP
@@ -32,14 +32,15 @@ _OWN_STEP = f"key = '_step' and path_id = 0 and step between 0 and {_LARGEST_STE
 
 class RunLines:
     """The lines of one stream of one run. Once all of them were read, `shortened` counts the values that were left out
-    of lines too long for any server."""
+    of lines too long for any server. `whole` are all of them if they were read already, none of them changed."""
 
-    def __init__(self, reader: Reader, rid: int, stream: Stream) -> None:
+    def __init__(self, reader: Reader, rid: int, stream: Stream, whole: Sequence[str] | None = None) -> None:
         self._reader = reader
         self._rid = rid
         self._stream = stream
+        self._whole = whole
         self.shortened = 0
-        self._moved: int | None = None
+        self._moved: int | None = None if whole is None else 0
 
     def shifted(self, rows: int) -> int:
         """How many of the run's `rows` rows get another step than they had."""
@@ -58,6 +59,10 @@ class RunLines:
 
     def parts(self, first_row: int) -> Iterator[list[str]]:
         """The lines from row `first_row` on, some thousand at a time."""
+        if self._whole is not None:
+            if first_row < len(self._whole):
+                yield list(self._whole[first_row:])
+            return
         from mirror.store.cells import rows_as_json
 
         history = self._stream == "history"
@@ -104,6 +109,26 @@ class RunLines:
         return write(row, exact)
 
 
+def own_steps(table: pa.Table) -> tuple[Ints, Ints]:
+    """The rows of a table of cells in order, and the step of each, -1 if it has none that W&B takes."""
+    import numpy as np
+
+    steps = table.filter(_is_own(table))
+    rows: Ints = np.unique(table.column("row").to_numpy())
+    step = np.full(len(rows), -1, np.int64)
+    known = steps.column("step").is_valid().to_numpy()
+    step[np.searchsorted(rows, steps.column("row").to_numpy()[known])] = steps.column("step").drop_null().to_numpy()
+    step[step > _LARGEST_STEP] = -1
+    return rows, np.maximum(step, -1)
+
+
+def _is_own(table: pa.Table) -> pa.ChunkedArray:
+    """Which cells are the `_step` of a row."""
+    import pyarrow.compute as pc
+
+    return pc.and_(pc.equal(table.column("key"), "_step"), pc.equal(table.column("path_id"), 0))
+
+
 def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int, int]:
     """The cells with steps that ascend, how far the last row's step is ahead of its number, and how many rows have
     another step than they had."""
@@ -111,16 +136,10 @@ def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int, int]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    own = pc.and_(pc.equal(table.column("key"), "_step"), pc.equal(table.column("path_id"), 0))
-    steps = table.filter(own)
-    rows: Ints = np.unique(table.column("row").to_numpy())
-    step = np.full(len(rows), -1, np.int64)
-    known = steps.column("step").is_valid().to_numpy()
-    step[np.searchsorted(rows, steps.column("row").to_numpy()[known])] = steps.column("step").drop_null().to_numpy()
-    good = (step >= 0) & (step <= _LARGEST_STEP)
-    lead = np.maximum.accumulate(np.maximum(np.where(good, step - rows, 0), ahead))
+    rows, step = own_steps(table)
+    lead = np.maximum.accumulate(np.maximum(np.where(step >= 0, step - rows, 0), ahead))
     wanted = rows + lead
-    moved = wanted != np.where(good, step, -1)
+    moved = wanted != step
     ahead = int(lead[-1]) if len(lead) else ahead
     if not moved.any():
         return table, ahead, 0
@@ -131,7 +150,7 @@ def _ascending(table: pa.Table, ahead: int) -> tuple[pa.Table, int, int]:
     names = table.column("key").cast(pa.string())
     # A step may be a dictionary, too, whose leaves lie under `_step.`.
     inner = pc.and_(pc.starts_with(names, "_step."), pc.equal(pc.bit_wise_and(table.column("path_id"), 1), 1))
-    own = pc.or_(own, inner)
+    own = pc.or_(_is_own(table), inner)
     renamed = pc.binary_join_element_wise(STEP, pc.utf8_slice_codeunits(names, len("_step")), "")
     key = pc.if_else(pc.and_(own, here), renamed, names)
     drop = pc.or_(pc.and_(here, pc.equal(table.column("kind").cast(pa.string()), "empty")),

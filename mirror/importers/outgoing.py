@@ -13,6 +13,7 @@ from mirror.importers.from_mlflow.lines import MlflowLines, mirrored_points
 from mirror.importers.from_mlflow.system import MlflowSystemLines
 from mirror.importers.lines import RunLines
 from mirror.importers.origin import origin_of
+from mirror.importers.together import Ready
 
 if TYPE_CHECKING:
     from mirror.records import RunKey
@@ -50,12 +51,15 @@ def gathered(row: Mapping[str, Any]) -> bool:
     return str(row["source"]).startswith("mlflow:")
 
 
-def streams_of(reader: Reader, row: Mapping[str, Any], client: Client, key: RunKey, held: HeldRun | None) -> Streams:
+def streams_of(
+    reader: Reader, row: Mapping[str, Any], client: Client, key: RunKey, held: HeldRun | None, ready: Ready
+) -> Streams:
     """What is to be sent of a run, of which the destination may hold a beginning; `row` is its row of `runs_raw`.
     Raises Diverged if the destination holds what can be no beginning."""
     if not gathered(row):
-        streams = (RunLines(reader, row["rid"], stream) for stream in ("history", "system"))
-        return Streams(next(streams), row["history_rows"], next(streams), row["system_rows"])
+        logged = RunLines(reader, row["rid"], "history", ready.history)
+        samples_logged = RunLines(reader, row["rid"], "system", ready.system)
+        return Streams(logged, row["history_rows"], samples_logged, row["system_rows"])
     began = row.get("created_at")
     seconds = None if began is None else began.timestamp()
     points, after, samples = mirrored_points(reader, row["rid"]), None, 0

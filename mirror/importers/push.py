@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.errors import UsageError
 from mirror.importers.account import INTERRUPTED, Account, Totals
+from mirror.importers.arrival import RUNS_AT_ONCE, SentRun, check_arrival
 from mirror.importers.ledger import Ledger, Success
+from mirror.importers.outgoing import gathered
 from mirror.importers.places import Namespace, Remapping
 from mirror.importers.references import leading_to
 from mirror.importers.run import Destination, MirroredRun, listed_runs, mirrored_runs, push_run
 from mirror.importers.sweeps import copy_sweeps
+from mirror.importers.together import Ready, Together
 from mirror.pool import Pool
 from mirror.wandb.budget import Stopped
 from mirror.wandb.held import held_runs
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 
 _AT_ONCE = 20
+_LONG = 1.0
+"""Seconds to send a run after which others are looked at without it."""
 
 
 class PushProgress:
@@ -112,25 +117,62 @@ def push_runs(
     there = replace(there, sweeps=copies, leading=leading_to(there, reader, options.place))
     totals.errors += errors
 
-    def send(p: Planned, run: MirroredRun, new: bool) -> Account:
+    def send(p: Planned, run: MirroredRun, ready: Ready, new: bool) -> tuple[Account, SentRun | None]:
         account = Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint())
         try:
-            push_run(reader, run, there, p.place, account, progress.rows, new=new)
+            return account, push_run(reader, run, there, p.place, account, progress.rows, ready=ready, new=new)
         except Stopped:
             raise
         except Exception as e:
             account.failed(e)
-        return account
+            return account, None
+
+    def check(sent: Sequence[SentRun]) -> None:
+        try:
+            check_arrival(there.client, sent)
+        except Stopped:
+            raise
+        except Exception as e:
+            for run in sent:
+                run.account.failed(e)
 
     pool = Pool(options.workers, "push")
-    under_way: deque[tuple[Planned, Future[Account]]] = deque()
+    under_way: deque[tuple[Planned, Future[tuple[Account, SentRun | None]]]] = deque()
+    arriving: list[tuple[Planned, SentRun]] = []
+    looked_at: deque[tuple[list[tuple[Planned, SentRun]], Future[None]]] = deque()
 
     def settle() -> None:
         p, future = under_way.popleft()
+        if not wait([future], _LONG).done:  # what is there should not wait for a long run to be noted
+            look()
         try:
-            account = future.result()
+            account, sent = future.result()
         except Stopped:
             return
+        if sent is None:
+            end(p, account)
+            return
+        arriving.append((p, sent))
+        if len(arriving) >= RUNS_AT_ONCE:
+            look()
+        while looked_at and looked_at[0][1].done():
+            note()
+
+    def look() -> None:
+        if arriving:
+            looked_at.append((arriving[:], pool.submit(check, [sent for _, sent in arriving])))
+            arriving.clear()
+
+    def note() -> None:
+        runs, future = looked_at.popleft()
+        try:
+            future.result()
+        except Stopped:
+            return
+        for p, sent in runs:
+            end(p, sent.account)
+
+    def end(p: Planned, account: Account) -> None:
         row = p.run.row
         ledger.write(
             account,
@@ -144,14 +186,17 @@ def push_runs(
         progress.ended(account)
 
     try:
-        for p, run, new in _loaded(reader, there, waiting):
+        for p, run, ready, new in _loaded(reader, there, waiting):
             if stop.is_set():
                 break
-            under_way.append((p, pool.submit(send, p, run, new)))
+            under_way.append((p, pool.submit(send, p, run, ready, new)))
             while len(under_way) > 2 * options.workers or (under_way and under_way[0][1].done()):
                 settle()
         while under_way:
             settle()
+        look()
+        while looked_at:
+            note()
     finally:
         pool.close()
     if stop.is_set():
@@ -161,8 +206,9 @@ def push_runs(
 
 def _loaded(
     reader: Reader, there: Destination, planned: Sequence[Planned]
-) -> Iterator[tuple[Planned, MirroredRun, bool]]:
-    """Runs with their documents, and whether each is new there, asked for some at a time."""
+) -> Iterator[tuple[Planned, MirroredRun, Ready, bool]]:
+    """Runs with their documents, what else is read of them together, and whether each is new there, asked for some at a
+    time."""
     for start in range(0, len(planned), _AT_ONCE):
         part = planned[start : start + _AT_ONCE]
         absent: set[tuple[Namespace, str]] = set()
@@ -170,8 +216,10 @@ def _loaded(
             names = [p.name for p in part if p.place == place]
             held = held_runs(there.client, place.entity, place.project, names)
             absent |= {(place, name) for name in names if held[name] is None}
-        for p, run in zip(part, mirrored_runs(reader, [p.run.rid for p in part]), strict=True):
-            yield p, run, (p.place, p.name) in absent
+        runs = mirrored_runs(reader, [p.run.rid for p in part])
+        together = Together(reader, runs, plain=[run for run in runs if not gathered(run.row)])
+        for p, run in zip(part, runs, strict=True):
+            yield p, run, together.ready(run.rid), (p.place, p.name) in absent
 
 
 def plan(

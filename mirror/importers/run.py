@@ -1,4 +1,4 @@
-"""One mirrored run to one place on a W&B server: made or continued, and looked at again when it is there."""
+"""One mirrored run to one place on a W&B server: made or continued."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import TransientSourceError
 from mirror.importers.account import Account
+from mirror.importers.arrival import SentRun
 from mirror.importers.files import RunFiles
 from mirror.importers.origin import CONFIG_KEY, origin_of, with_origin
 from mirror.importers.outgoing import Diverged, Lines, Streams, config_of, gathered, streams_of, version_of
 from mirror.importers.places import Namespace
 from mirror.importers.references import Leading, OfRun
+from mirror.importers.together import NOTHING, Ready
 from mirror.query.origin import git, metadata
 from mirror.query.sql import asking, dicts
 from mirror.records import RunKey
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from mirror.wandb.client import Client
 
 _CONFLICTS = 5
-_SETTLING = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds to wait for a server that says later what it took in."""
 _LOG_LINES = 20_000
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 _SAME = ("_step", "_timestamp", "_runtime")
@@ -109,9 +108,11 @@ def push_run(
     account: Account,
     sent: Callable[[int], None] = lambda rows: None,
     *,
+    ready: Ready = NOTHING,
     new: bool = False,
-) -> None:
-    """Send a run and note in `account` what became of it. Goes on where an earlier try stopped; `sent` is told of rows;
+) -> SentRun:
+    """Send a run and note in `account` what became of it, but for whether it arrived: that is to be seen of what is
+    returned. Goes on where an earlier try stopped; `sent` is told of rows; `ready` is what was read of the run before,
     `new` says that the destination was just found to hold no such run.
 
     Raises a SourceError if the destination cannot be written, Diverged if what it holds is not this run.
@@ -120,12 +121,12 @@ def push_run(
         account.notes.clear()
         account.counts.clear()
         try:
-            _push(reader, run, there, place, account, sent, new)
-            return
+            return _push(reader, run, there, place, account, sent, ready, new)
         except OffsetConflict:
             new = False
             if not tries_left:
                 raise
+    raise AssertionError  # the last try returned or raised
 
 
 def _push(
@@ -135,19 +136,20 @@ def _push(
     place: Namespace,
     account: Account,
     sent: Callable[[int], None],
+    ready: Ready,
     new: bool,
-) -> None:
+) -> SentRun:
     row, client = run.row, there.client
     bucket, held = _opened(run, there, place, account, new)
     entity, project, run_id = place.entity, place.project, bucket.run_id
     account.destination = f"{entity}/{project}/{run_id}"
     key = RunKey(client.source, bucket.storage_id, entity, project, run_id)
-    files = RunFiles(reader, run.rid, row["metadata"])
+    files = RunFiles(reader, run.rid, row["metadata"], ready.files)
     listed = {} if held is None or not files.sent else {f.name: f for f in fetch_files(client, key).files}
     uploaded = files.send(client, key, listed, account, there.patience)
 
     leads = there.leading.of_run(row["source"], run.namespace) if there.leading else None
-    streams = streams_of(reader, row, client, key, held)
+    streams = streams_of(reader, row, client, key, held, ready)
     offsets = (held.history, held.system or 0) if held else (0, 0)
     stream = FileStream(
         client.transport, entity, project, run_id, {"history": offsets[0], "system": offsets[1], "logs": 0},
@@ -169,7 +171,8 @@ def _push(
     _end(stream, row)
     _state(client, key, row, account)
     _notes(run, there, account, streams, leads)
-    _check(client, key, row, streams, files, account)
+    points = row["history_rows"] if gathered(row) else None
+    return SentRun(key, streams.rows, streams.samples, row["logs_rows"] or 0, files, account, points)
 
 
 # -- making it ------------------------------------------------------------------------------------------------
@@ -395,34 +398,3 @@ def _notes(run: MirroredRun, there: Destination, account: Account, streams: Stre
     if row["system_sampled"]:
         got, total = row["system_rows"], row["system_total"]
         account.lost("system metrics", f"the source gave {got} of {total} rows", max(1, (total or 0) - got))
-
-
-def _check(
-    client: Client, key: RunKey, row: Mapping[str, Any], streams: Streams, files: RunFiles, account: Account
-) -> None:
-    """See that everything that was sent is there. Raises TransientSourceError for what stays missing."""
-    for wait in (*_SETTLING, None):
-        found = held_runs(client, key.entity, key.project, [key.run_id])[key.run_id]
-        if found is None:
-            raise TransientSourceError(f"`{client.source}` does not show run `{key.path}`, which was just sent")
-        counts = {
-            "rows of history": (streams.rows, found.history),
-            "rows of system metrics": (streams.samples, found.system),
-            "console lines": (row["logs_rows"] or 0, found.logs),
-        }
-        if files.sent:
-            listed = {file.name: file for file in fetch_files(client, key).files}
-            counts["files"] = (len(files.sent), files.arrived(listed))
-        short = {what: pair for what, pair in counts.items() if pair[1] is not None and pair[0] != pair[1]}
-        if not short:
-            break
-        if wait is None:
-            what, (sent, there) = next(iter(short.items()))
-            raise TransientSourceError(f"of {sent} {what} that were sent, `{key.path}` shows {there}: run it again")
-        client.transport.budget.sleep(wait)
-    account.counts |= {
-        "history": streams.rows, "system": streams.samples, "console": row["logs_rows"] or 0,
-        "files": len(files.sent), "bytes": files.nbytes,
-    }  # fmt: skip
-    if gathered(row):
-        account.counts["points"] = row["history_rows"]
