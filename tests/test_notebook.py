@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 import mirror
 from mirror.demo.training import ENTITY, PROJECT, train, trials
 from mirror.records import Run, RunKey
 
 pytest.importorskip("ipykernel")
+manager = pytest.importorskip("jupyter_client.manager")
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 
@@ -61,7 +63,11 @@ def shown(logged: tuple[Path, Logged], tmp_path_factory: pytest.TempPathFactory)
         "IPYTHONDIR": str(there),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(there)}})
+    ports = {f"{name}_port": free_port() for name in ("shell", "iopub", "stdin", "hb", "control")}
+    kernel = manager.AsyncKernelManager(kernel_name="python3", **ports)
+    client = nbclient.NotebookClient(
+        notebook, km=kernel, timeout=300, startup_timeout=300, resources={"metadata": {"path": str(there)}}
+    )
     client.execute(env=env)
     return {cell.metadata.tags[0]: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
 

@@ -51,6 +51,9 @@ EXPORT = """query Q($r: String!) { project(name: "p", entityName: "local") { run
     parquetHistory(liveKeys: ["_step"]) { parquetUrls } } } }"""
 ARGS = ("local/p", "--files", "*.bin")
 
+IMPATIENT = {"WANDB_HTTP_TIMEOUT": "2"}
+"""For syncs among faults: an answer that comes too late is one of them."""
+
 RATES = {"too slow": 0.05, "muddled": 1.0, "empty page first": 1.0}
 """How many requests fail, where it is not three of ten."""
 
@@ -126,7 +129,7 @@ def clean(proxy: Faulty, server: Server, tmp_path_factory: pytest.TempPathFactor
 def copy(proxy: Faulty, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Copy]:
     hurry(monkeypatch)
     proxy.reset()
-    yield Copy(tmp_path / "copy", proxy.url, server.key, {"WANDB_HTTP_TIMEOUT": "2"})
+    yield Copy(tmp_path / "copy", proxy.url, server.key)
     proxy.calm()
 
 
@@ -142,9 +145,11 @@ def test_passing_faults_are_outlasted(proxy: Faulty, copy: Copy, clean: Content)
 def test_after_faults_of_one_kind_everything_is_there(proxy: Faulty, copy: Copy, clean: Content, fault: str) -> None:
     """Many requests fail so in one sync; the next one has what that could not get."""
     proxy.go_wrong(1, RATES.get(fault, 0.3), fault)
+    copy.env = IMPATIENT
     copy.sync(*ARGS, ok=None)
     assert proxy.injected[fault]
     proxy.calm()
+    copy.env = {}
     copy.sync(*ARGS)
     same(content(copy.root), clean)
 
@@ -154,9 +159,11 @@ def test_after_a_mixture_of_all_faults_everything_is_there(
     proxy: Faulty, copy: Copy, clean: Content, rate: float
 ) -> None:
     proxy.go_wrong(SEED, rate, *FAULTS)
+    copy.env = IMPATIENT
     copy.sync(*ARGS, ok=None)
     assert proxy.injected
     proxy.calm()
+    copy.env = {}
     copy.sync(*ARGS)
     same(content(copy.root), clean)
 
@@ -198,9 +205,11 @@ def test_a_mirror_that_is_kept_up_to_date_among_faults_loses_nothing(
         server.upsert("moving", f"r{n:02}", displayName=f"name {n}", notes=f"notes {n}")
         proxy.go_wrong(SEED + n, 0.3, *FAULTS)
         proxy.after = half if n % 2 else lambda request, body: body
+        copy.env = IMPATIENT
         copy.sync("local/moving", ok=None)
         assert copy.sql("select run_id from runs where deleted_at is not null") == []
     proxy.calm()
+    copy.env = {}
     for _ in range(2):  # the same lie, consistently
         proxy.after = half
         done = copy.sync("local/moving", ok=None)
