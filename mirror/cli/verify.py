@@ -55,9 +55,10 @@ def command(
 
     Every file is read and compared with its checksum, every row is counted, every value read. --against names the
     server the runs came from, or one they were sent to; every value of histories, system metrics, config, summary,
-    console, every file and artifact by digest, sweeps and reports are read from there and compared. What was sent is
-    found under the names the push noted; --remap tells others. The key is MIRROR_SRC_API_KEY or MIRROR_DST_API_KEY, as
-    for an import, else that of a sync. PATH (an entity, a project, a run) narrows what is compared. The exit code is 1
+    console, every file and artifact by digest, who logged and used artifacts, sweeps and reports are read from there
+    and compared. What was sent is found under the names the push noted; --remap tells others. The key is
+    MIRROR_SRC_API_KEY or MIRROR_DST_API_KEY, as for an import, else that of a sync. PATH (an entity, a project, a run)
+    narrows what is compared: of single runs, the artifacts that they logged and used go with them. The exit code is 1
     if anything differs or could not be compared.
 
     \b
