@@ -1,6 +1,6 @@
 """A crowd of hostile runs beside those of corpus.py: what is in them is drawn by a seeded generator.
 
-    python tests/crowd.py TRUTH.pickle SEED COUNT      with WANDB_BASE_URL and WANDB_API_KEY of a server
+    python tests/crowd.py TRUTH.pickle SEED FIRST END     with WANDB_BASE_URL and WANDB_API_KEY of a server
 
 logs them with the real SDK, all side by side in one process, and leaves a list of `Truth`s.
 """
@@ -94,8 +94,8 @@ def log(seed: int, n: int) -> Truth:
     return truth
 
 
-def main(target: str, seed: str, count: str) -> None:
-    truths = [log(int(seed), n) for n in range(int(count))]
+def main(target: str, seed: str, first: str, end: str) -> None:
+    truths = [log(int(seed), n) for n in range(int(first), int(end))]
     Path(target).write_bytes(pickle.dumps(truths))
 
 
