@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -77,10 +78,10 @@ class Entry(Attrs):
         if self.ref is not None:
             return OfflineError(f"`{self.path}` of {whose} is a reference to `{self.ref}`: fetch it from there")
         a = self._artifact
+        fetching = shlex.join(["mirror", "sync", f"{a.entity}/{a.project}", "--artifacts", f"{a.type}/{a.source_name}"])
         return OfflineError(
-            f"the mirror does not hold the bytes of `{self.path}` of {whose}: `mirror sync {a.entity}/{a.project} "
-            f"--artifacts '{a.type}/{a.source_name}'` fetches them into the mirror, Api(online=True) when they are "
-            "downloaded"
+            f"the mirror does not hold the bytes of `{self.path}` of {whose}: `{fetching}` fetches them into the "
+            "mirror, Api(online=True) when they are downloaded"
         )
 
     def _blob(self) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -77,10 +78,11 @@ class File(Attrs):
 
             fetch_file(self._run._held, self, path)
         else:
-            run = "/".join(self._run.path)
+            run = self._run._where
+            fetching = shlex.join(["mirror", "sync", run, "--files", self.name])
             raise OfflineError(
-                f"the mirror does not hold the bytes of `{self.name}` of {run}: `mirror sync {run} --files "
-                f"'{self.name}'` fetches them into the mirror, Api(online=True) when they are downloaded"
+                f"the mirror does not hold the bytes of `{self.name}` of {run}: `{fetching}` fetches them into the "
+                "mirror, Api(online=True) when they are downloaded"
             )
 
     def _blob(self) -> Path | None:
@@ -129,7 +131,6 @@ def one_file(run: Run, name: str) -> File:
     found = Files(run, [name], None)
     if found:
         return found[0]
-    path = "/".join(run.path)
     if name == METADATA and run._page.document(run._rid, "metadata") is not None:  # before the manifest came
         return File(
             run,
@@ -137,7 +138,7 @@ def one_file(run: Run, name: str) -> File:
         )
     near = get_close_matches(name, [file.name for file in Files(run, None, None)], 1)
     hint = f"did you mean `{near[0]}`?" if near else "`run.files()` lists what it has"
-    raise NotFoundError(f"{path} has no file `{name}`; {hint}")
+    raise NotFoundError(f"{run._where} has no file `{name}`; {hint}")
 
 
 def name_below(path: str | Path, root: str | Path) -> str:

@@ -65,7 +65,7 @@ def _tell(run: Run, samples: int | None, together: list[str] | None, given: int,
     if samples is not None and total > max(samples, 0):
         run._held.tell_once(
             once,
-            f"history() gives {given} of {total} rows of {'/'.join(run.path)}, evenly chosen and always the same: "
+            f"history() gives {given} of {total} rows of {run._where}, evenly chosen and always the same: "
             "ask for all with history(samples=None) or scan_history()",
             stacklevel=5,
         )
@@ -156,7 +156,7 @@ def _why_none(run: Run, keys: Sequence[str]) -> None:
     if not logged:
         return
     known = set(logged) | {key[:i] for key in logged for i, c in enumerate(key) if c == "."}
-    path = "/".join(run.path)
+    path = run._where
     for key in keys:
         if key not in known:
             near = get_close_matches(key, logged, 1)

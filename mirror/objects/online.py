@@ -32,7 +32,7 @@ def fetch_file(held: Held, file: File, path: Path) -> None:
         found = find_manifest(client, run.entity, run.project, run.id, [file.name])
         entry = next((one for one in found.files if one.name == file.name), None)
         if entry is None:
-            raise NotFoundError(f"`{client.source}` has no file `{file.name}` of {'/'.join(run.path)} any more")
+            raise NotFoundError(f"`{client.source}` has no file `{file.name}` of {run._where} any more")
         with disk.written(path) as out:
             client.transport.save(found.download_urls[file.name], out)
             disk.verify(out, entry.md5, file.name)

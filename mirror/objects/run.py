@@ -73,6 +73,11 @@ class Run(Attrs):
         """Entity, project and run id, percent-encoded like parts of a URL."""
         return [quote(part, safe="") for part in (self.entity, self.project, self.id)]
 
+    @property
+    def _where(self) -> str:
+        """The same as commands take it."""
+        return f"{self.entity}/{self.project}/{self.id}"
+
     source = Name("source")
     """The host the run was mirrored from."""
     storage_id = Name("storage_id")
