@@ -47,7 +47,8 @@ def find(base_url: str, *, key: str | None = None, environ: Mapping[str, str] | 
     if found := _from_netrc(base_url, environ):
         return found
     raise TerminalSourceError(
-        f"no API key for `{canonical_source(base_url)}`: set WANDB_API_KEY, or run "
+        f"no API key for `{canonical_source(base_url)}`: set WANDB_API_KEY (MIRROR_DST_API_KEY where things are sent "
+        "to, MIRROR_SRC_API_KEY where they are imported from), or run "
         f"`wandb login --host {base_url}`, which puts the key into your netrc file"
     )
 

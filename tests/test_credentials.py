@@ -41,7 +41,9 @@ def test_netrc_entries_are_per_host(tmp_path: Path) -> None:
     assert find("https://wandb.ai", environ=environ).key == KEY
     assert find("https://api.forge.coreweave.com", environ=environ).key == KEY
     assert find("http://localhost:9", environ=environ).key == OTHER
-    with pytest.raises(TerminalSourceError, match=r"no API key for `127\.0\.0\.1:8080`.*WANDB_API_KEY"):
+    with pytest.raises(
+        TerminalSourceError, match=r"no API key for `127\.0\.0\.1:8080`.*WANDB_API_KEY \(MIRROR_DST_API_KEY"
+    ):
         find(LOCAL, environ=environ)
 
 

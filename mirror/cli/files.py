@@ -72,12 +72,12 @@ def rm(run: str, globs: tuple[str, ...], yes: bool, root: Path, source: str | No
     found = Api(root, online=True, source=source).run(run)
     chosen: list[File] = list(found.files(names=_matching([file.name for file in found.files()], globs) or [""]))
     if not chosen:
-        raise NotFoundError(f"no file of `{'/'.join(found.path)}` matches {' '.join(f'`{glob}`' for glob in globs)}")
+        raise NotFoundError(f"no file of `{found._where}` matches {' '.join(f'`{glob}`' for glob in globs)}")
     for file in chosen[:_SHOWN]:
         click.echo(safe(f"  {file.name}  {file.size:,} bytes"), err=True)
     if len(chosen) > _SHOWN:
         click.echo(f"  ... and {len(chosen) - _SHOWN:,} more", err=True)
-    what = f"{len(chosen):,} file{'s' * (len(chosen) != 1)} of {safe('/'.join(found.path))}"
+    what = f"{len(chosen):,} file{'s' * (len(chosen) != 1)} of {safe(found._where)}"
     if not yes and not click.confirm(f"Delete {what} at {safe(found.source)} for good?", err=True):
         click.echo("Nothing was removed.", err=True)
         raise click.exceptions.Exit(1)
