@@ -63,9 +63,10 @@ def command(
 
     Of whole projects the artifacts are sent, too, in the order of their versions.
 
-    To an MLflow server (mlflow:http://HOST:PORT) go the runs, each project into the experiment `entity/project` or
-    the one that --remap entity/project=EXPERIMENT names: numbers as metrics with their steps and times, system
-    metrics as `system/...`, config as params, tags, files. All points are read back and compared.
+    To MLflow go the runs, each project into the experiment `entity/project` or the one that --remap
+    entity/project=EXPERIMENT names: numbers as metrics with their steps and times, system metrics as `system/...`,
+    config as params, tags, files. All points are read back and compared. A server (mlflow:http://HOST:PORT) takes
+    some hundred rows a second; its SQLite file (mlflow:sqlite:///PATH), written beside it, many times that.
 
     Each run that is there is noted in `run_successes.jsonl` in the mirror's folder and left out next time, until it
     changes; what fails is noted in `run_failures.jsonl`, and the exit code is 1. A push that was interrupted goes on
@@ -78,6 +79,7 @@ def command(
       mirror push my-team/my-project --rehearse           what would be kept, changed or lost
       mirror push my-team/my-project --to https://wandb.example.org --dry-run
       mirror push my-team/my-project --to mlflow:http://127.0.0.1:5000   into MLflow
+      mirror push my-team/my-project --to mlflow:sqlite:///mlflow.db     into its database, faster
     """
     from mirror.cli.sending import Sending, chosen_kinds
     from mirror.paths import parse

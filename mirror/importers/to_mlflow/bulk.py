@@ -1,8 +1,8 @@
 """Points into the tables of an MLflow database, many in a transaction, by the rules of MLflow's own store.
 
-MLflow (3.17) keeps a point once, whatever it is logged twice for (`metrics`, whose primary key is all of it); NaN as 0
-with a flag; and of each metric the last point (`latest_metrics`): that with the greatest step, then time, then value,
-in which NaN counts as 0, and the first of those that are the same in all three.
+MLflow (2.16 to 3.17) keeps a point once, whatever it is logged twice for (`metrics`, whose primary key is all of it);
+NaN as 0 with a flag; and of each metric the last point (`latest_metrics`): that with the greatest step, then time, then
+value, in which NaN counts as 0, and the first of those that are the same in all three.
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ from itertools import islice
 from mirror.errors import TransientSourceError
 from mirror.sources.mlflow.points import Point
 
-TRIED = frozenset({"dc11669786a5"})
-"""Revisions of MLflow's schema whose tables are as they are written here."""
+TRIED = frozenset(
+    {
+        "4465047574b1",  # MLflow 2.16
+        "0584bdc529eb",  # 2.22
+        "6953534de441",  # 3.1
+        "bf29a5ff90ea",  # 3.5
+        "1b5f0d9ad7c1",  # 3.10
+        "b7e2c1a4d9f3",  # 3.16
+        "dc11669786a5",  # 3.17
+    }
+)
+"""Revisions of MLflow's schema with which the rows written here were compared with those that its own store writes."""
 BATCH = 50_000
 """Points in a transaction, which takes about half a second; MLflow's store waits 20 for its turn."""
 _TURN, _REST = 2.0, 0.15
