@@ -256,6 +256,9 @@ def test_projects_are_renamed_and_never_sent_to_themselves(source: Server, there
     two = {"$or": [{"name": "failed"}, {"display_name": "name of empty"}]}
     chosen = importer.collect_runs(["local/p"], filters=two)
     assert {run.row["run_id"] for run in chosen} == {"failed", "empty"}
+    assert {repr(run) for run in chosen} == {"<MirroredRun local/p/failed>", "<MirroredRun local/p/empty>"}
+    nothing = importer.import_all("local/p", runs=False, artifacts=False, reports=False)
+    assert nothing.ok and not any(totals.done for totals in nothing.kinds.values())
     new = Namespace("new-team", "renamed")
     assert importer.import_runs(runs=chosen, remapping={"local/p": new}).done == 2
     query = '{ project(name: "renamed", entityName: "new-team") { runs { edges { node { name } } } } }'

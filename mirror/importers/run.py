@@ -19,6 +19,7 @@ from mirror.importers.references import Leading, OfRun
 from mirror.importers.together import NOTHING, Ready
 from mirror.query.origin import git, metadata
 from mirror.query.sql import asking, dicts
+from mirror.query.text import safe
 from mirror.records import RunKey
 from mirror.wandb.documents import fetch_files
 from mirror.wandb.filestream import LONGEST_LINE, FileStream, OffsetConflict
@@ -61,6 +62,9 @@ class MirroredRun:
     """A run of the mirror: its row of `runs_raw`."""
 
     row: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return safe(f"<MirroredRun {self.path}>")
 
     @property
     def rid(self) -> int:

@@ -161,7 +161,7 @@ class WandbImporter:
             namespaces = wanted or _synced(result)
             chosen = self._rids(reader, namespaces)
         done = self._push(chosen, remapping, incremental, kinds, [WandbPath(n.entity, n.project) for n in namespaces])
-        done.kinds.setdefault(next(iter(kinds)), Totals()).errors += result.problems
+        done.kinds.setdefault(next(iter(kinds), "runs"), Totals()).errors += result.problems
         return done
 
     def _push(
