@@ -231,7 +231,7 @@ def forward(proxy: Proxy, there: Server, request: Request) -> None:
     import requests
 
     kept = {k: v for k, v in request.headers.items() if k in ("Authorization", "Content-Type")}
-    requests.request(request.method, there.url + request.path, data=request.body, headers=kept, timeout=60)
+    requests.request(request.method, there.url + request.path, data=request.body, headers=kept, timeout=180)
 
 
 def test_without_its_bytes_a_version_is_a_failure(lab: Lab, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_project_without_runs_is_sent_with_its_description(source: Server, tmp
         command = [*MIRROR, "push", "local/bare", "--to", there.url, "--remap", "local/bare=team/q"]
         env = os.environ | {"MIRROR_DST_API_KEY": there.key, "NETRC": "/dev/null"}
         done = subprocess.run(
-            [*command, "--mirror", str(copy.root)], env=env, capture_output=True, text=True, timeout=60, check=False
+            [*command, "--mirror", str(copy.root)], env=env, capture_output=True, text=True, timeout=180, check=False
         )
         assert done.returncode == 0 and "1 reports sent" in done.stdout, done
         query = 'query P { project(name: "q", entityName: "team") { description } }'

@@ -42,7 +42,7 @@ CREATE = """mutation($e: String!, $p: String!, $r: String!, $f: [String!]!) {
 
 def upload(server: Server, project: str, run_id: str, name: str, data: bytes) -> None:
     found = server.graphql(CREATE, e="local", p=project, r=run_id, f=[name])["createRunFiles"]
-    assert requests.put(found["files"][0]["uploadUrl"], data=data, timeout=30).ok
+    assert requests.put(found["files"][0]["uploadUrl"], data=data, timeout=180).ok
 
 
 def log(server: Server, project: str, name: str, rows: list[Any], **more: Any) -> None:

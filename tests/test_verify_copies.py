@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -330,3 +331,36 @@ def test_a_run_that_nobody_named_is_noted_and_no_difference(
     assert pushed.code == 0 and "no difference" in pushed.out and "nobody named" in said, pushed
     there.upsert("unnamed", "d73m0stu", displayName="brave-lion-3")
     assert call("verify", "--against", there.url, root=root).code == 0
+
+
+def test_times_of_console_lines_and_makers_of_artifacts_are_to_be_here(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror that lost them is no proof that the original can go."""
+    monkeypatch.setenv("WANDB_API_KEY", server.key)
+    copy = Copy(tmp_path / "m", server.url, server.key)
+    log_run(server, "kept", "one", logged(2), finish=False)
+    line = json.dumps({"level": "info", "ts": "2026-01-01T00:00:00.000000", "content": "hello"})
+    assert server.stream("kept", "one", files={"output.log": {"offset": 0, "content": [line]}}).ok
+    assert server.stream("kept", "one", complete=True, exitcode=0).ok
+    logs(server, "kept", "one", "data", b"1")
+    copy.sync("local/kept", "--all-bytes")
+
+    def reasons(table: str, column: str) -> str:
+        root = tmp_path / column
+        shutil.copytree(copy.root, root)
+
+        def forget(held: Any) -> Any:
+            i = held.schema.get_field_index(column)
+            return held.set_column(i, held.schema.field(i), pa.nulls(len(held), held.schema.field(i).type))
+
+        for path in (root / "data" / table).rglob("*.parquet"):
+            rewrite(root, path, forget)
+        done = call("verify", "--against", server.url, "--deletable", "--format", "json", root=root)
+        found = json.loads(done.out)
+        assert done.code == 1 and found["store"]["ok"], found
+        return str(found["deletable"][0]["reasons"])
+
+    assert "1 differences were found" in reasons("logs", "ts")
+    assert "1 differences were found" in reasons("artifacts", "created_at")
+    assert "it logged local/kept/data:v0, which the mirror does not know" in reasons("artifacts", "run_id")

@@ -14,7 +14,8 @@ from mirror.errors import SourceError
 from mirror.importers.account import Account, Totals
 from mirror.importers.places import RunName
 from mirror.importers.references import References
-from mirror.importers.run import Destination
+from mirror.importers.run import Destination, mirrored_runs
+from mirror.portions import portions
 from mirror.query.sql import asking
 from mirror.records import ArtifactCollection, ItemKey
 from mirror.wandb.artifacts import fetch_artifact, server_ids
@@ -113,23 +114,23 @@ def lead_configs(
     totals, copies = Totals(), Copies(references, there.client)
     with asking(reader) as connection:
         found = connection.execute(
-            "select source, entity, project, run_id, config_raw from runs_raw where contains(config_raw, ?) "
+            "select rid, entity, project, run_id from runs_raw where contains(config_raw, ?) "
             "and rid in (select unnest(?::bigint[])) order by entity, project, run_id",
             [NAMED, list(rids)],
         ).fetchall()
-    by_place: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-    for source, entity, project, run_id, config in found:
-        *place, name = run_name((entity, project, run_id))
-        by_place.setdefault((place[0], place[1]), []).append((name, source, config))
+    by_place: dict[tuple[str, str], dict[int, str]] = {}
+    for rid, *name in found:
+        entity, project, run_id = run_name((name[0], name[1], name[2]))
+        by_place.setdefault((entity, project), {})[rid] = run_id
     for (entity, project), runs in by_place.items():
-        for start in range(0, len(runs), _RUNS_AT_ONCE):
-            part = runs[start : start + _RUNS_AT_ONCE]
+        for part in portions(runs, lambda rid: 1, _RUNS_AT_ONCE, _RUNS_AT_ONCE):
             try:
-                held = held_configs(there.client, entity, project, [name for name, _, _ in part])
-                for name, source, config in part:
-                    if (run := held[name]) is not None:
-                        account = Account(name, name, "")
-                        _lead_config(there.client, run, source, config, copies, account)
+                held = held_configs(there.client, entity, project, [runs[rid] for rid in part])
+                for mirrored in mirrored_runs(reader, part):
+                    if (run := held[runs[mirrored.rid]]) is not None:
+                        account = Account(mirrored.path, mirrored.path, "")
+                        row = mirrored.row
+                        _lead_config(there.client, run, row["source"], row["config_raw"], copies, account)
                         totals.note(account)
             except SourceError as e:
                 totals.errors.append(f"artifacts in configs of {entity}/{project}: {e}")

@@ -37,7 +37,9 @@ class MirroredArtifact:
 
     def fingerprint(self) -> str:
         """32 hex digits that change whenever anything of the version does that could be sent."""
-        return hashlib.blake2b(repr(replace(self.artifact, entries=None)).encode(), digest_size=16).hexdigest()
+        made: dict[str, Any] = dict.fromkeys(MADE)
+        sendable = replace(self.artifact, entries=None, **made)
+        return hashlib.blake2b(repr(sendable).encode(), digest_size=16).hexdigest()
 
 
 def versions_of(reader: Reader, source: str, here: Namespace) -> Iterator[MirroredArtifact]:
@@ -75,9 +77,11 @@ def versions_of(reader: Reader, source: str, here: Namespace) -> Iterator[Mirror
     yield from (mirrored for _, mirrored in made)
 
 
+MADE = ("created_at", "username", "commit_hash")
+"""What only the server that made a version can say of it."""
 _FIELDS = (
     "type", "collection", "version", "state", "digest", "description", "metadata", "size", "file_count",
-    "history_step", "ttl_seconds", "run_entity", "run_project", "run_id",
+    "history_step", "ttl_seconds", "run_entity", "run_project", "run_id", *MADE,
 )  # fmt: skip
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mirror.errors import MirrorError, SourceError
 from mirror.importers.places import Namespace, RunName
 from mirror.importers.references import REFERENCE, storage_id_of
-from mirror.importers.versions import EXPORTS, MirroredArtifact, collections_of, entries_of, versions_of
+from mirror.importers.versions import EXPORTS, MADE, MirroredArtifact, collections_of, entries_of, versions_of
 from mirror.records import Artifact, ArtifactCollection, ArtifactEntry, ItemKey
-from mirror.verify.findings import Findings, as_json
+from mirror.verify.findings import Findings, as_json, plain
 from mirror.verify.lineage import is_of_another_source, places_of, runs_that_used
 from mirror.verify.other import HeldProject, Other
 from mirror.wandb.artifacts import Listed, fetch_artifact, fetch_entries, list_artifacts, list_collections
@@ -122,10 +123,12 @@ class _Project:
         }
         for name in sorted({*mine, *(shown if self._is_origin else ())}):
             where, here, copy = f"{self._here.path}/{name}", mine.get(name), shown.get(name)
-            if here is None or copy is None:
+            if here is None:
+                self._findings.differ(where, "collections", there="the collection")
+                continue
+            if copy is None:
                 if name not in sent:  # of the others, versions are missing
-                    sides = {"here": "the collection"} if copy is None else {"there": "the collection"}
-                    self._findings.differ(where, "collections", **sides)
+                    self._findings.differ(where, "collections", here="the collection")
                 continue
             self._findings.count(collections=1)
             self._pair(where, "description", here[0], copy.description or "", "collections")
@@ -159,6 +162,7 @@ class _Project:
     def _version(self, place: str, mine: Artifact, listed: Listed) -> None:
         there = listed.artifact
         told = [name for name in _TOLD if self._is_origin or getattr(mine, name) is not None]
+        told += MADE if self._is_origin else ()
         pairs = {name: (getattr(mine, name), getattr(there, name)) for name in (*_NAMED, *told)}
         pairs["metadata"] = (_document(mine.metadata), _document(there.metadata))
         pairs["aliases"] = (sorted(mine.aliases), sorted(there.aliases))
@@ -225,6 +229,7 @@ class _Project:
         self._findings.count(artifact_entries=len(held))
 
     def _pair(self, where: str, name: str, here: Any, there: Any, stream: str = "artifacts") -> None:
+        here, there = (plain(side) if isinstance(side, datetime) else side for side in (here, there))
         if (here or None) != (there or None):
             self._findings.differ(where, stream, key=name, here=as_json(here), there=as_json(there))
 

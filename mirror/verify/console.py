@@ -18,10 +18,21 @@ Line = tuple[Any, ...]
 
 class ConsoleCompared:
     """Takes lines of the other side in order and reads those of the mirror beside them. With `more_here`, the lines
-    here are those of a log on disk: texts alone are compared, and lines that are here alone are no differences."""
+    here are those of a log on disk: texts alone are compared, and lines that are here alone are no differences.
+    `is_origin` says that what the other side tells of a line is to be here, too."""
 
-    def __init__(self, reader: Reader, rid: int, where: str, findings: Findings, *, more_here: bool = False) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        rid: int,
+        where: str,
+        findings: Findings,
+        *,
+        more_here: bool = False,
+        is_origin: bool = False,
+    ) -> None:
         self._more_here = more_here
+        self._is_origin = is_origin
         self._reader = reader
         self._rid = rid
         self._where = where
@@ -83,7 +94,7 @@ class ConsoleCompared:
         if here is not None and there is not None:
             # Not every server tells the time and the level of a line.
             own = () if self._more_here else (1, 2)
-            told = [3, *(i for i in own if here[i] is not None and there[i] is not None)]
+            told = [3, *(i for i in own if there[i] is not None and (self._is_origin or here[i] is not None))]
             if [here[i] for i in told] == [there[i] for i in told]:
                 return
         elif there is None and self._more_here:

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 _COMPARED: dict[str, Mapping[str, str]] = {
     "sweeps": {
         "sweep_id": "sweep_id", "name": "name", "description": "description", "state": "state", "config_raw": "config",
+        "username": "username", "created_at": "created_at",
     },
-    "reports": {"name": "name", "title": "title", "description": "description", "spec": "spec"},
+    "reports": {
+        "name": "name", "title": "title", "description": "description", "spec": "spec", "type": "type",
+        "username": "username", "created_at": "created_at",
+    },
 }  # fmt: skip
 _LIST: dict[str, Callable[[Client, str, str], tuple[Any, Paged]]] = {"sweeps": list_sweeps, "reports": list_reports}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mirror.errors import SourceError
 from mirror.importers.places import Namespace, RunName
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mirror.store import Reader
 
 _LINKS = """
-select 'logged', run_id, storage_id, entity, project, collection, version from artifacts
+select 'logged' as kind, run_id, storage_id, entity, project, collection, version from artifacts
 where source = $source and run_entity = $entity and run_project = $project and run_id in (select unnest($runs))
   and deleted_at is null and coalesce(state, 'COMMITTED') = 'COMMITTED' and type is distinct from $exports
 union all
@@ -31,22 +31,21 @@ where u.source = $source and u.run_entity = $entity and u.run_project = $project
 _AT_ONCE = 200
 
 
-def _links(reader: Reader, held: HeldProject, run_ids: list[str]) -> list[tuple[str, str, str, str, str, str, int]]:
-    """`logged` or `used`, the run id, storage id, entity, project, collection and version of each artifact."""
+def _links(reader: Reader, held: HeldProject, run_ids: list[str], columns: str = "*") -> list[tuple[Any, ...]]:
+    """`kind` (logged or used), `run_id`, and of the artifact storage_id, entity, project, collection and version."""
     values = {
         "source": held.source, "entity": held.here.entity, "project": held.here.project, "runs": run_ids,
         "exports": EXPORTS,
     }  # fmt: skip
     with asking(reader) as connection:
-        found: list[tuple[str, str, str, str, str, str, int]] = connection.execute(_LINKS, values).fetchall()
-        return found
+        return list(connection.execute(f"select distinct {columns} from ({_LINKS})", values).fetchall())
 
 
 def places_of(reader: Reader, held: HeldProject) -> list[Namespace]:
     """The projects whose artifacts are compared with a project's runs: its own, where they logged others and, if not
     all of its runs are meant, where those are that they used."""
-    links = _links(reader, held, [str(row["run_id"]) for row in held.runs])
-    found = {Namespace(link[3], link[4]) for link in links if link[0] == "logged" or not held.whole}
+    links = _links(reader, held, [str(row["run_id"]) for row in held.runs], "kind, entity, project")
+    found = {Namespace(*place) for kind, *place in links if kind == "logged" or not held.whole}
     return sorted(found | ({held.here} if held.whole else set()), key=lambda here: (here != held.here, here.path))
 
 
@@ -82,14 +81,13 @@ def _compare(
     links: Sequence[LinkedArtifact],
     findings: Findings,
 ) -> None:
-    there = {link.storage_id: link.path for link in links if link.type != EXPORTS}
+    there = {link.storage_id: link for link in links if link.type != EXPORTS}
     findings.count(**{f"artifacts_that_runs_{kind}": len(mine)})
     for storage_id in sorted(there.keys() - mine.keys()):
-        if kind == "logged" and _is_held(reader, source, storage_id):
-            # Who logs once more what is there already makes no version: it belongs to the run that was first.
+        path, by = there[storage_id].path, there[storage_id].logged_by
+        if kind == "logged" and by is not None and "/".join(by) != where and _is_held(reader, source, storage_id):
             findings.count(artifacts_that_another_run_logged_first=1)
             continue
-        path = there[storage_id]
         sync = f"`mirror sync {path.rpartition('/')[0]}`"
         findings.doubt(where, f"it {kind} {path}, which the mirror does not know: {sync}")
     for storage_id in sorted(mine.keys() - there.keys()):

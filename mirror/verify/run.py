@@ -85,7 +85,9 @@ class RunCompared:
         self._found: dict[Stream, Findings] = {}
         self._over: set[Stream] = set()
         self._logged = frozenset(json.loads(row["origin"] or "{}")) if expected.is_origin else frozenset()
-        self._console = ConsoleCompared(reader, row["rid"], self.where, findings, more_here="logs" in self._logged)
+        self._console = ConsoleCompared(
+            reader, row["rid"], self.where, findings, more_here="logs" in self._logged, is_origin=expected.is_origin
+        )
         # Points of MLflow become rows, and its params typed values, when they are sent to W&B.
         self._reshaped = not expected.is_origin and gathered(row)
         self._sent = sent

@@ -16,11 +16,13 @@ _KINDS = {"logged": "outputArtifacts", "used": "inputArtifacts"}
 
 @dataclass(frozen=True)
 class LinkedArtifact:
-    """A version that a run logged or used; `path` is `entity/project/collection:vN`."""
+    """A version that a run logged or used; `path` is `entity/project/collection:vN`, `logged_by` entity, project and id
+    of the run that made it: who logs once more what is there already makes no version."""
 
     storage_id: str
     path: str
     type: str
+    logged_by: tuple[str, str, str] | None = None
 
 
 Links = Mapping[str, Sequence[LinkedArtifact] | None]
@@ -60,7 +62,13 @@ def _ask(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> l
 def _versions(f: Fields) -> str:
     fields = f.of(
         "Artifact",
-        ("state", "versionIndex", "artifactType { name }", "artifactSequence { name project { name entityName } }"),
+        (
+            "state",
+            "versionIndex",
+            "artifactType { name }",
+            "artifactSequence { name project { name entityName } }",
+            "createdBy { __typename ... on Run { name project { name entityName } } }",
+        ),
     )
     return f"edges {{ node {{ id {fields} }} }} pageInfo {{ endCursor hasNextPage }}"
 
@@ -90,7 +98,12 @@ def _links(
 
 
 def _link(node: Mapping[str, Any]) -> LinkedArtifact:
-    sequence = node.get("artifactSequence") or {}
-    where = sequence.get("project") or {}
-    path = f"{where.get('entityName')}/{where.get('name')}/{sequence.get('name')}:v{node.get('versionIndex')}"
-    return LinkedArtifact(str(node["id"]), path, str((node.get("artifactType") or {}).get("name")))
+    sequence, maker = node.get("artifactSequence") or {}, node.get("createdBy") or {}
+    path = f"{'/'.join(_place(sequence))}/{sequence.get('name')}:v{node.get('versionIndex')}"
+    by = (*_place(maker), str(maker.get("name"))) if maker.get("__typename") == "Run" else None
+    return LinkedArtifact(str(node["id"]), path, str((node.get("artifactType") or {}).get("name")), by)
+
+
+def _place(node: Mapping[str, Any]) -> tuple[str, str]:
+    where = node.get("project") or {}
+    return str(where.get("entityName")), str(where.get("name"))
