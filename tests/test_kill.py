@@ -133,7 +133,7 @@ def test_a_sync_killed_twenty_times(tmp_path: Path) -> None:
                 complete = False
                 while kills < 20 and not complete:
                     with Started(sync(server, root), env=environment(server)) as process:
-                        time.sleep(chance.uniform(0.02, 0.6 * duration))  # it goes on where it was killed
+                        time.sleep(chance.uniform(0.02, 0.4 * duration))  # it goes on where it was killed
                         if complete := process.poll() is not None:
                             assert process.returncode == 0
                         else:

@@ -107,8 +107,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         local = Copy(place / "local", server.url, server.key)
         local.sync(f"file:{place / 'logs' / 'wandb'}")
         folders = sorted((place / "logs" / "wandb").glob("offline-run-*"))
-        again = [folder for folder in folders if folder.name.endswith("-1")]  # resumed: after what they resume
-        for some in ([folder for folder in folders if folder not in again], again):
+        first: dict[str, Path] = {}
+        for folder in folders:  # offline-run-WHEN-ID, and -1 after it for the second one of a second
+            run_id = folder.name.split("-", 3)[3]
+            first.setdefault(run_id.removesuffix("-1") if run_id.removesuffix("-1") in first else run_id, folder)
+        again = [folder for folder in folders if folder not in first.values()]  # resumed: after what they resume
+        assert len(again) == 2  # `resumed` and `twice`
+        for some in (first.values(), again):
             command = [sys.executable, "-m", "wandb", "sync", *some]
             subprocess.run(command, env=env, check=True, timeout=300, capture_output=True)
         remote = Copy(place / "remote", server.url, server.key)
