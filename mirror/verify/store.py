@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 50_000_000
 """Rows of histories whose places are marked in memory at the same time, a byte each."""
 _RUNS_AT_ONCE = 200
-_TRIES = 5
+_WAITS = (0.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0)
+"""Seconds before each try to read catalog and snapshot of one moment; between the two a writer may be kept waiting."""
 _STORE = "(the mirror)"
 
 Progress = Callable[[str, int, int], None]
@@ -100,7 +102,8 @@ def _listed(reader: Reader) -> list[FileRow]:
 def _agree(reader: Reader, findings: Findings) -> None:
     """Catalog, snapshot and the table of runs say the same. The catalog is read as it was at one moment, so that others
     may go on writing."""
-    for _ in range(_TRIES):
+    for wait in _WAITS:
+        time.sleep(wait)
         reader.refresh()
         with closing(Catalog(reader.layout, read_only=True)) as catalog:
             catalog.db.execute("begin")
