@@ -229,6 +229,8 @@ def test_changes_are_listed_and_chosen(server: Server, copy: Copy) -> None:
     assert count("local/listed/a") == 3 and count("local/listed/b") == 1 and count("local") == 5
     assert count("--kind", "project") == 1 and count("--change", "edited") == 2 and count("--since", "1h") == 5
     assert count("--since", "2099-01-01") == 0
+    assert count("--source", found[0]["source"]) == 5 and count("--source", "other.example", "--kind", "run") == 0
+    assert json.loads(ok("changes", "-n", "2", "--format", "json", root=copy.root)) == found[:2]
     for options, code, said in (
         (["local/nowhere"], 1, "holds nothing of `local/nowhere`"),
         (["--since", "soon"], 2, "is no time"),

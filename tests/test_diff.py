@@ -71,21 +71,21 @@ def test_keys_that_differ(root: Path) -> None:
 
 
 def test_all_keys_and_parts(root: Path) -> None:
-    found = differing(root, "digits/one", "digits/other", "--all", "--only", "config")
+    found = differing(root, "digits/one", "digits/other", "--all", "--what", "config")
     assert found["config.lr"] == {"differs": False, "one": 0.1, "other": 0.1, "missing": []}
     assert found["config.n"]["differs"] is False and found["config.opt.b"]["differs"] is False
     assert all(key.startswith("config.") for key in found)
     literal_and_nested = ok(
-        "diff", "digits/one", "digits/other", "--all", "--only", "config", "--format", "tsv", root=root
+        "diff", "digits/one", "digits/other", "--all", "--what", "config", "--format", "tsv", root=root
     )
     assert literal_and_nested.count("\nconfig.a.b\t") == 2
     assert (
-        differing(root, "digits/one", "digits/other", "--only", "summary", "--all")["summary.loss"]["differs"] is False
+        differing(root, "digits/one", "digits/other", "--what", "summary", "--all")["summary.loss"]["differs"] is False
     )
 
 
 def test_a_table_for_people(root: Path) -> None:
-    out = ok("diff", "digits/one", "digits/other", "bare", "--only", "config", root=root)
+    out = ok("diff", "digits/one", "digits/other", "bare", "--what", "config", root=root)
     head, _, *lines = out.splitlines()
     assert head.split() == ["key", "one", "other", "bare"]
     cells = {line.split()[0]: line.split()[1:] for line in lines}

@@ -353,7 +353,7 @@ def test_only_what_changed_is_fetched_again(lab: Lab, mirror: Mirror) -> None:
     assert "1 not found" in sync(mirror.root, mirror.path)
     assert "1 deleted at the source" in sync(mirror.root, mirror.path)
     assert mirror.ask("select deleted_at is not null from runs where run_id = ?", gone) == [(True,)]
-    assert "1 new, 1 changed" in sync(mirror.root, mirror.path, "--include-deleted", "--experiment", "small")
+    assert "1 new, 1 changed" in sync(mirror.root, mirror.path, "--deleted", "--experiment", "small")
     assert mirror.ask("select count(*) from runs where project = 'small' and deleted_at is null") == [(13,)]
     lab.client.restore_run(gone)
 

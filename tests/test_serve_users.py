@@ -134,13 +134,13 @@ def test_changes_hold_while_the_server_runs(server: Server) -> None:
 def test_a_key_may_be_brought_along(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("k" * 40 + "\n")
-    done = command(server.root, "add", "dee", "--key-file", str(file))
+    done = command(server.root, "add", "dee", "--api-key-file", str(file))
     assert done.returncode == 0 and "k" * 40 not in done.stdout + done.stderr
     assert As(server, "k" * 40).data(VIEWER)["viewer"]["username"] == "dee"
-    again = command(server.root, "add", "eve", "--key-file", str(file))
+    again = command(server.root, "add", "eve", "--api-key-file", str(file))
     assert again.returncode == 2 and "belongs to a user already" in again.stderr
     file.write_text("short")
-    assert command(server.root, "key", "dee", "--key-file", str(file)).returncode == 2
+    assert command(server.root, "key", "dee", "--api-key-file", str(file)).returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import click
 
 from mirror.cli.complete import complete_path
 from mirror.cli.console import safe
-from mirror.cli.options import output_options, root_option, source_option
+from mirror.cli.options import columns_options, filter_option, limit_option, output_options, root_option, source_option
 from mirror.errors import UsageError
 
 
@@ -18,13 +18,9 @@ from mirror.errors import UsageError
 @click.option("--goal", type=click.Choice(["minimize", "maximize", "min", "max"]),
               help="Which end is better  [default: the sweep's goal, else minimize]")  # fmt: skip
 @click.option("--group", metavar="NAME", help="Only runs of this group.")
-@click.option("--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`.")
-@click.option("-n", "--limit", type=click.IntRange(min=1), default=5, show_default=True, help="Show so many runs.")
-@click.option(
-    "-c", "--column", "columns", multiple=True, metavar="NAME",
-    help="A column to show, as in `mirror runs`; may be repeated  [default: the sweep's parameters, or the config keys "
-    "in which these runs differ]",
-)  # fmt: skip
+@filter_option
+@limit_option("Show at most so many runs.", type=click.IntRange(min=1), default=5, show_default=True)
+@columns_options("the sweep's parameters, or the config keys in which these runs differ")
 @source_option
 @root_option
 @output_options
@@ -35,7 +31,8 @@ def command(
     group: str | None,
     filter_: str | None,
     limit: int,
-    columns: tuple[str, ...],
+    columns: str | None,
+    more: tuple[str, ...],
     source: str | None,
     root: Path,
     format_: str | None,
@@ -55,7 +52,7 @@ def command(
       mirror best a1b2c3d4 -n 1 --format json
     """
     from mirror.cli.output import emit
-    from mirror.cli.runs import selected
+    from mirror.cli.runs import names_in, selected
     from mirror.query.best import best, contest
     from mirror.store import Reader
 
@@ -70,7 +67,7 @@ def command(
             direction = "minimize"
             click.echo(f"The lowest {safe(wanted)} is best; --goal maximize turns that around.", err=True)
         filter = selected((), filter_, group=group).filter
-        found = best(reader, among, wanted, direction, limit=limit, filter=filter, columns=columns)
+        found = best(reader, among, wanted, direction, limit=limit, filter=filter, columns=names_in(columns, more))
         if found.fetchone() is None:
             click.echo("No runs.", err=True)
         emit(found, format_, output, root=root)

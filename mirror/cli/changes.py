@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mirror.cli.complete import complete_path
-from mirror.cli.options import output_options, root_option
+from mirror.cli.options import limit_option, output_options, root_option, source_option
 
 _KINDS = ["run", "sweep", "artifact", "collection", "report", "project"]
 _CHANGES = ["new", "edited", "resumed", "grown", "rewound", "rewritten", "moved", "renamed", "deleted", "returned"]
@@ -18,6 +18,8 @@ _CHANGES = ["new", "edited", "resumed", "grown", "rewound", "rewritten", "moved"
 @click.option("--since", metavar="TIME", help="Only what was seen since: a date, or how long ago, such as 36h or 7d.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(_KINDS), help="Only such things; may be repeated.")
 @click.option("--change", "how", multiple=True, type=click.Choice(_CHANGES), help="Only this; may be repeated.")
+@limit_option("Show at most so many, the oldest ones.")
+@source_option
 @root_option
 @output_options
 def command(
@@ -25,6 +27,8 @@ def command(
     since: str | None,
     kinds: tuple[str, ...],
     how: tuple[str, ...],
+    limit: int | None,
+    source: str | None,
     root: Path,
     format_: str | None,
     output: Path | None,
@@ -55,7 +59,7 @@ def command(
     at = None if since is None else moment(since, datetime.now(timezone.utc))
     named = None if path is None else parse(path)
     with Reader(root) as reader:
-        found = changes(reader, named, since=at, kinds=kinds, how=how)
+        found = changes(reader, named, since=at, kinds=kinds, how=how, source=source, limit=limit)
         if found.fetchone() is None:
             click.echo("No changes were seen.", err=True)
         emit(found, format_, output, root=root)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mirror.cli.complete import complete_run
-from mirror.cli.options import output_options, root_option, source_option
+from mirror.cli.options import Option, output_options, root_option, source_option
 from mirror.errors import UsageError
 
 
@@ -15,7 +15,7 @@ from mirror.errors import UsageError
 @click.argument("runs", nargs=-1, metavar="RUN RUN...", shell_complete=complete_run)
 @click.option("--all", "all_", is_flag=True, help="Show keys, too, that are the same in all runs.")
 @click.option(
-    "--only", type=click.Choice(["run", "config", "summary"]), multiple=True,
+    "--what", "only", type=click.Choice(["run", "config", "summary"]), multiple=True, cls=Option, formerly=["--only"],
     help="Compare only this part; may be repeated.",
 )  # fmt: skip
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if something differs, as `git diff --exit-code` does.")
@@ -42,7 +42,7 @@ def command(
     \b
     Examples:
       mirror diff 1a2b3c4d 5e6f7a8b
-      mirror diff my-team/my-project/1a2b3c4d my-team/my-project/5e6f7a8b --only config --all
+      mirror diff my-team/my-project/1a2b3c4d my-team/my-project/5e6f7a8b --what config --all
       mirror diff 1a2b3c4d 5e6f7a8b 9c0d1e2f --format csv -o differences.csv
     """
     from mirror.cli.output import emit

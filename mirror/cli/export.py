@@ -9,7 +9,7 @@ import click
 
 from mirror.cli.complete import complete_path
 from mirror.cli.console import safe
-from mirror.cli.options import root_option, source_option
+from mirror.cli.options import filter_option, root_option, source_option
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _SHOWN = 3
     "commas, a name with a comma in double quotes.",
 )  # fmt: skip
 @click.option("-k", "--key", "more", multiple=True, metavar="NAME", help="One more key, its name exactly as it is.")
-@click.option("--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`.")
+@filter_option
 @click.option("--deleted", is_flag=True, help="Export runs, too, that were found deleted at their source.")
 @click.option("--force", is_flag=True, help="Write over files that are there.")
 @source_option

@@ -10,7 +10,7 @@ import click
 
 from mirror.cli.complete import complete_path
 from mirror.cli.console import safe
-from mirror.cli.options import output_options, root_option, source_option
+from mirror.cli.options import output_options, root_option, source_option, yes_option
 from mirror.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def ls(
 @command.command("rm")
 @click.argument("run", shell_complete=complete_path)
 @click.argument("globs", nargs=-1, required=True, metavar="GLOB...")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @root_option
 @source_option
 def rm(run: str, globs: tuple[str, ...], yes: bool, root: Path, source: str | None) -> None:

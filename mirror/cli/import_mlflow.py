@@ -12,6 +12,7 @@ import click
 
 from mirror.cli.console import safe, table
 from mirror.cli.options import (
+    Option,
     again_option,
     rehearse_option,
     root_option,
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 @click.option("--remap", multiple=True, metavar="NAME=C/D", help="Experiment NAME becomes C/D; may be repeated.")
 @click.option("--experiment", "experiments", multiple=True, metavar="NAME", help="Only this; may be repeated.")
 @click.option("--filter", "filter_", metavar="TEXT", help="Only runs that meet this, in MLflow's own language.")
-@click.option("--include-deleted", is_flag=True, help="What MLflow holds as deleted, too.")
+@click.option(
+    "--deleted", "include_deleted", is_flag=True, cls=Option, formerly=["--include-deleted"],
+    help="What MLflow holds as deleted, too.",
+)  # fmt: skip
 @click.option("--no-artifacts", is_flag=True, help="Leave out the bytes of artifacts, and registered models.")
 @workers_option
 @again_option

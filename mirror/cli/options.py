@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mirror.errors import UsageError
+
+
+class Option(click.Option):
+    """An option that had other names in earlier releases: `formerly` lists spellings that work, but are not shown."""
+
+    def __init__(self, *args: Any, formerly: Sequence[str] = (), **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        self.formerly = formerly
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown = self.opts
+        self.opts = [*shown, *self.formerly]
+        super().add_to_parser(parser, ctx)
+        self.opts = shown
+
 
 root_option = click.option(
     "--mirror",
@@ -42,12 +57,37 @@ source_option = click.option(
 )
 
 
+filter_option = click.option(
+    "--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`."
+)
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def limit_option(help: str, **attrs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`-n` and `--limit`; `attrs` are further ones of `click.option`."""
+    return click.option("-n", "--limit", **{"type": click.IntRange(min=0)} | attrs, help=help)
+
+
+def columns_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--columns` and `--column`, parameters `columns` and `more`; see `names_in` of mirror/cli/runs.py."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option(
+            "-c", "--column", "more", multiple=True, metavar="NAME", help="One more column, its name exactly as it is."
+        )(command)
+        return click.option(
+            "--columns",
+            metavar="NAMES",
+            help="Columns to show, separated by commas: those of the view `runs`, path, duration (seconds), "
+            f"config.KEY, summary_metrics.KEY; a name with a comma in double quotes, as in CSV  [default: {default}]",
+        )(command)
+
+    return decorate
+
+
 # What commands that send runs share.
 remap_option = click.option(
     "--remap", multiple=True, metavar="A/B=C/D", help="Project A/B becomes C/D; may be repeated."
-)
-filter_option = click.option(
-    "--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`."
 )
 workers_option = click.option(
     "--workers", default=4, show_default=True, type=click.IntRange(1, 64), help="Runs at the same time."

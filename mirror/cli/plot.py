@@ -11,7 +11,7 @@ import click
 
 from mirror.cli.complete import complete_path
 from mirror.cli.console import colored, safe
-from mirror.cli.options import root_option, source_option
+from mirror.cli.options import filter_option, limit_option, root_option, source_option
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,11 +32,9 @@ _SUFFIXES = (".png", ".svg")
 @click.option("--smooth", type=click.FloatRange(0, 1, max_open=True), default=0.0, metavar="WEIGHT",
               help="Smooth exponentially, as W&B does: 0 is not at all, 0.99 is much.")  # fmt: skip
 @click.option("--log-y", is_flag=True, help="A logarithmic y axis; values up to 0 are left out.")
-@click.option("--filter", "filter_", metavar="JSON|@FILE|-", help="Only runs that meet conditions; see `mirror runs`.")
+@filter_option
 @click.option("--order", metavar="KEYS", help="Which runs come first; see `mirror runs`  [default: +created_at]")
-@click.option(
-    "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Draw at most so many curves."
-)
+@limit_option("Draw at most so many curves.", type=click.IntRange(1, 100), default=20, show_default=True)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png|FILE.svg",
               help="Draw a picture (needs `pip install 'wandb-mirror[plot]'`), not on the terminal.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write over a file that is there.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror.cli.console import safe
-from mirror.cli.options import root_option, source_option
+from mirror.cli.options import root_option, source_option, yes_option
 from mirror.cli.progress import steps
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _SHOWN = 10
 @root_option
 @source_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 def command(paths: tuple[str, ...], root: Path, source: str | None, dry_run: bool, yes: bool) -> None:
     """Remove runs, projects or entities from the mirror for good: rows, files, names, older versions.
 

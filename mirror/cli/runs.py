@@ -10,7 +10,7 @@ import click
 
 from mirror.cli.complete import complete_path
 from mirror.cli.console import safe
-from mirror.cli.options import filter_text, output_options, root_option, source_option
+from mirror.cli.options import columns_options, filter_text, limit_option, output_options, root_option, source_option
 from mirror.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,17 +32,8 @@ if TYPE_CHECKING:
     metavar="KEYS",
     help="Keys to sort by, separated by commas, + for ascending, - for descending  [default: +created_at]",
 )
-@click.option(
-    "--columns",
-    metavar="NAMES",
-    help="Columns to show, separated by commas: those of the view `runs`, path, duration (seconds), config.KEY, "
-    "summary_metrics.KEY; a name with a comma in double quotes, as in CSV  [default: path,name,state,created_at,"
-    "history_rows,tags]",
-)
-@click.option(
-    "-c", "--column", "more", multiple=True, metavar="NAME", help="One more column, its name exactly as it is."
-)
-@click.option("--limit", type=click.IntRange(min=0), help="Show at most so many runs.")
+@columns_options("path,name,state,created_at,history_rows,tags")
+@limit_option("Show at most so many runs.")
 @click.option("--deleted", is_flag=True, help="Show runs, too, that were found deleted at their source.")
 @source_option
 @root_option

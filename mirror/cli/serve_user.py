@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mirror.cli.options import root_option
+from mirror.cli.options import Option, root_option
 
 if TYPE_CHECKING:
     from mirror.server.access.users import Users
 
 _key_option = click.option(
-    "--key-file",
+    "--api-key-file",
+    "key_file",
+    cls=Option,
+    formerly=["--key-file"],
     type=click.Path(dir_okay=False, path_type=Path),
     help="File with the key he shall have (else one is made and shown once).",
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror.cli.console import safe
-from mirror.cli.options import root_option
+from mirror.cli.options import Option, root_option
 from mirror.cli.stopping import stopping
 from mirror.cli.synced import show_errors, show_plan, show_summary
 
@@ -76,7 +76,10 @@ if TYPE_CHECKING:
 @click.option(
     "--experiment", "experiments", multiple=True, metavar="NAME", help="For MLflow: only this; may be repeated."
 )
-@click.option("--include-deleted", is_flag=True, help="For MLflow: what it holds as deleted, too.")
+@click.option(
+    "--deleted", "include_deleted", is_flag=True, cls=Option, formerly=["--include-deleted"],
+    help="For MLflow: what it holds as deleted, too.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched; writes nothing.")
 @click.option(
     "--accept-deletions",
@@ -177,7 +180,7 @@ def command(
     if dry_run and watch:
         raise click.UsageError("--watch syncs again and again, --dry-run not at all: leave out one of them")
     if not stores and (experiments or include_deleted):
-        raise click.UsageError("--experiment and --include-deleted are for MLflow: name a store, mlflow:URI")
+        raise click.UsageError("--experiment and --deleted are for MLflow: name a store, mlflow:URI")
     wanted = WantedBytes(files, artifacts, media, all_bytes)
     if stores and ((filter_ and paths) or since or states or exclude or artifacts or media):
         raise click.UsageError(

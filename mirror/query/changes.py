@@ -21,9 +21,11 @@ def changes(
     since: datetime | None = None,
     kinds: Sequence[str] = (),
     how: Sequence[str] = (),
+    source: str | None = None,
+    limit: int | None = None,
 ) -> Result:
-    """The changes of all there is, or of what a path names, oldest first. NotFoundError if it names nothing that is
-    held."""
+    """The changes of all there is, or of what a path names, oldest first, at most `limit`. NotFoundError if the path
+    names nothing that is held."""
     where: list[str] = []
     values: list[Any] = []
 
@@ -32,7 +34,7 @@ def changes(
         values.extend(given)
 
     if path is not None:
-        check_held(reader, path, None)
+        check_held(reader, path, source)
         named = [(c, v) for c, v in (("entity", path.entity), ("project", path.project)) if v is not None]
         within = " and ".join(f"{column} = ?" for column, _ in named) or "true"
         if path.run_id is not None:  # wherever it was before
@@ -44,6 +46,8 @@ def changes(
             wants("kind = 'sweep' and name = ?", path.sweep_id)
         if path.base_url is not None:
             wants("source = ?", canonical_source(path.base_url))
+    if source is not None:
+        wants("source = ?", source)
     if since is not None:
         wants("seen_at >= ?", since)
     for column, chosen in (("kind", kinds), ("change", how)):
@@ -53,6 +57,7 @@ def changes(
         reader,
         "select seen_at, source, kind, entity || '/' || project || case when kind = 'project' then '' else '/' || name "
         "end as path, change, field, before, after from changes "
-        f"where {' and '.join(where) or 'true'} order by seen_at, source, entity, project, kind, name, field",
-        values or None,
+        f"where {' and '.join(where) or 'true'} order by seen_at, source, entity, project, kind, name, field"
+        + ("" if limit is None else " limit ?"),
+        [*values, *([] if limit is None else [limit])] or None,
     )
