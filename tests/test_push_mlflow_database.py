@@ -120,17 +120,21 @@ def test_it_is_what_mlflows_own_store_writes(file: Path, tmp_path: Path, monkeyp
 
 
 _KILLED = """
-import sqlite3
+import sqlite3, threading
 from mirror.importers.to_mlflow import bulk
 from mirror.cli import main
 
 bulk.BATCH = 100
-connect = sqlite3.connect
+connect, one_by_one = sqlite3.connect, threading.Lock()
+
+def step():
+    with one_by_one:
+        count(None, "c_call", None)
 
 def counted(file, *args, **more):
     connection = connect(file, *args, **more)
     if "store.db" in str(file):
-        connection.set_progress_handler(lambda: count(None, "c_call", None), 50)
+        connection.set_progress_handler(step, 50)
     return connection
 
 sqlite3.connect = sqlite3.dbapi2.connect = counted
