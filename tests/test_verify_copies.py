@@ -167,7 +167,6 @@ def test_artifacts_of_single_runs_and_who_used_them(
     there.graphql(UPDATE, id=copied[1]["id"], m='{"n": 2}')
     wrong = {("data:v1", "artifacts", "metadata")}
     assert artifacts_of("local/solo/one", code=1) == (3, wrong) and artifacts_of("local/solo/two", code=1) == (1, wrong)
-    assert artifacts_of("local/solo/bare") == (None, set())
     there.graphql(UPDATE, id=copied[1]["id"], m="{}")
 
     # A run of another project used what was sent before it, and a collection has a description now.
