@@ -196,7 +196,7 @@ def test_model_versions_become_artifacts(lab: Lab, tmp_path: Path, monkeypatch: 
     args += ["--experiment", "models", "--into", "tester/models"]
     said = command(*args)
     assert "no difference" in said and "10 artifact entries" in said and "1 collections" in said, said
-    query = "mutation($id: ID!) { updateArtifact(input: {artifactID: $id, description: \"2\"}) { artifact { id } } }"
+    query = 'mutation($id: ID!) { updateArtifact(input: {artifactID: $id, description: "2"}) { artifact { id } } }'
     server.graphql(query, id=copy.id)
     said = command(*args, code=1)  # nothing is sent again, and what is there is not what was sent
     assert "0 runs sent" in said and "1 differences" in said and "three" in said, said
