@@ -20,7 +20,7 @@ _held: list[IO[bytes]] = []
 def free_port() -> int:
     """A port that nobody listens on, and that no other process of tests on this machine is given while this one lives:
     each port given is locked by a file of its own."""
-    locks = Path(tempfile.gettempdir()) / f"mirror-test-ports-{os.getuid()}"
+    locks = Path(tempfile.gettempdir()) / f"ports-of-mirror-{os.getuid()}"
     locks.mkdir(exist_ok=True)
     ports = range(_LOWEST, _HIGHEST)
     for port in random.Random(os.getpid()).sample(ports, len(ports)):

@@ -363,3 +363,23 @@ def test_times_of_console_lines_and_makers_of_artifacts_are_to_be_here(
     assert "1 differences were found" in reasons("logs", "ts")
     assert "1 differences were found" in reasons("artifacts", "created_at")
     assert "it logged local/kept/data:v0, which the mirror does not know" in reasons("artifacts", "run_id")
+
+
+def test_descriptions_that_are_null_are_none(
+    server: Server, there: Server, copy: Copy, push: Pushed, verify: Verified
+) -> None:
+    given = {"lr": {"value": 0.1}, "deep": {"value": {"desc": None}}, "said": {"desc": None, "value": None}}
+    log_run(server, "described", "r", logged(2), config=json.dumps(given))
+    copy.sync("local/described")
+    push("local/described")
+    query = '{ project(name: "described", entityName: "local") { run(name: "r") { config } } }'
+    config = json.loads(there.graphql(query)["project"]["run"]["config"])
+
+    there.upsert("described", "r", config=json.dumps({key: found | {"desc": None} for key, found in config.items()}))
+    done, found = verify("local/described")
+    assert done.code == 0 and told(found) == set(), found
+    changed = {"lr": {"value": 0.1, "desc": "rate"}, "deep": {"value": {}}, "said": {"value": 0}}
+    there.upsert("described", "r", config=json.dumps(config | changed))
+    done, found = verify("local/described")
+    pointers = ("/lr/desc", "/deep/value/desc", "/said/value")
+    assert done.code == 1 and told(found) == {("r", "config", pointer) for pointer in pointers}, found

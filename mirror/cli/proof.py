@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,19 +42,19 @@ def read_back(
     sent = Sent(options.ledger or reader.layout.root, there.client.source)
     server = WandbSource(there.client, downloads=4)
     findings, wanted = Findings(100), set(rids)
-    for held in list(chosen(reader, [parse(path) for path in paths], source)):
-        runs = [row for row in held.runs if row["rid"] in wanted]
-        if not runs and (held.runs or not bare):
-            continue
-        held = replace(held, runs=runs, whole=held.whole and len(runs) == len(held.runs))
-        went = {held.here: options.place(held.here)}
-        other = Other(server, {**options.remapping, **went}, sent)
-        rows = sum(row["history_rows"] + row["system_rows"] for row in runs)
-        with steps(f"reading {held.here.path} back", rows, unit="rows") as advance:
-            compare_project(
-                reader, held, other, findings, kinds=kinds, workers=options.workers, stop=stop, progress=advance
-            )
-    server.downloads.close()
+    with closing(server.downloads):
+        for held in list(chosen(reader, [parse(path) for path in paths], source)):
+            runs = [row for row in held.runs if row["rid"] in wanted]
+            if not runs and (held.runs or not bare):
+                continue
+            held = replace(held, runs=runs, whole=held.whole and len(runs) == len(held.runs))
+            went = {held.here: options.place(held.here)}
+            other = Other(server, {**options.remapping, **went}, sent)
+            rows = sum(row["history_rows"] + row["system_rows"] for row in runs)
+            with steps(f"reading {held.here.path} back", rows, unit="rows") as advance:
+                compare_project(
+                    reader, held, other, findings, kinds=kinds, workers=options.workers, stop=stop, progress=advance
+                )
     if not quiet or not findings.ok:
         show_findings("Read back and compared", findings)
     return findings.ok

@@ -99,109 +99,149 @@ def push_runs(
     stop = stop or there.client.transport.budget.stop
     ledger = Ledger(options.ledger or reader.layout.root, "run")
     totals = Totals()
-
-    def note_name(p: Planned, name: str) -> None:
-        row = p.run.row
-        if name != row["run_id"]:
-            totals.renamed[row["entity"], row["project"], row["run_id"]] = name
-
     planned = plan(reader, rids, there, options, ledger)
     waiting = [p for p in planned if not p.done]
     progress.planned(len(waiting), sum(p.run.row["history_rows"] for p in waiting))
+    places = {(p.run.row["source"], p.run.namespace): p.place for p in waiting}
+    copies, totals.errors = copy_sweeps(reader, there.client, {**places, **(whole or {})})
+    there = replace(there, sweeps=copies, leading=leading_to(there, reader, options.place))
+    push = _Push(reader, there, options.workers, ledger, totals, progress)
     for p in planned:
         if p.done:
-            totals.add(Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint(), skipped=True))
-            note_name(p, p.name)
-    places = {(p.run.row["source"], p.run.namespace): p.place for p in waiting}
-    copies, errors = copy_sweeps(reader, there.client, {**places, **(whole or {})})
-    there = replace(there, sweeps=copies, leading=leading_to(there, reader, options.place))
-    totals.errors += errors
+            push.skip(p)
+    try:
+        for p, run, ready, new in _loaded(reader, there, waiting):
+            if stop.is_set():
+                break
+            push.start(p, run, ready, new)
+        push.finish()
+    finally:
+        push.pool.close()
+    if stop.is_set():
+        totals.errors.append(INTERRUPTED)
+    return totals
 
-    def send(p: Planned, run: MirroredRun, ready: Ready, new: bool) -> tuple[Account, SentRun | None]:
-        account = Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint())
+
+class _Push:
+    """Runs on their way: sent side by side, looked at some at a time when they were sent, noted when they are there."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        there: Destination,
+        workers: int,
+        ledger: Ledger,
+        totals: Totals,
+        progress: PushProgress,
+    ) -> None:
+        self.pool = Pool(workers, "push")
+        self._reader = reader
+        self._there = there
+        self._most = 2 * workers
+        self._ledger = ledger
+        self._totals = totals
+        self._progress = progress
+        self._under_way: deque[tuple[Planned, Future[tuple[Account, SentRun | None]]]] = deque()
+        self._arriving: list[tuple[Planned, SentRun]] = []
+        self._looked_at: deque[tuple[list[tuple[Planned, SentRun]], Future[None]]] = deque()
+
+    def skip(self, p: Planned) -> None:
+        """What is there from an earlier push."""
+        account = _account(p)
+        account.skipped = True
+        self._count(p, account)
+
+    def start(self, p: Planned, run: MirroredRun, ready: Ready, new: bool) -> None:
+        """Send a run as soon as a worker is free; waits while there are too many under way."""
+        self._under_way.append((p, self.pool.submit(self._send, p, run, ready, new)))
+        while len(self._under_way) > self._most or (self._under_way and self._under_way[0][1].done()):
+            self._settle()
+
+    def finish(self) -> None:
+        """Wait for all that was started."""
+        while self._under_way:
+            self._settle()
+        self._look()
+        while self._looked_at:
+            self._note()
+
+    # -- by the workers -----------------------------------------------------------------------------------
+
+    def _send(self, p: Planned, run: MirroredRun, ready: Ready, new: bool) -> tuple[Account, SentRun | None]:
+        account = _account(p)
         try:
-            return account, push_run(reader, run, there, p.place, account, progress.rows, ready=ready, new=new)
+            sent = push_run(self._reader, run, self._there, p.place, account, self._progress.rows, ready=ready, new=new)
+            return account, sent
         except Stopped:
             raise
         except Exception as e:
             account.failed(e)
             return account, None
 
-    def check(sent: Sequence[SentRun]) -> None:
+    def _check(self, sent: Sequence[SentRun]) -> None:
         try:
-            check_arrival(there.client, sent)
+            check_arrival(self._there.client, sent)
         except Stopped:
             raise
         except Exception as e:
             for run in sent:
                 run.account.failed(e)
 
-    pool = Pool(options.workers, "push")
-    under_way: deque[tuple[Planned, Future[tuple[Account, SentRun | None]]]] = deque()
-    arriving: list[tuple[Planned, SentRun]] = []
-    looked_at: deque[tuple[list[tuple[Planned, SentRun]], Future[None]]] = deque()
+    # -- by who started them ------------------------------------------------------------------------------
 
-    def settle() -> None:
-        p, future = under_way.popleft()
+    def _settle(self) -> None:
+        """Wait for the run that was started first."""
+        p, future = self._under_way.popleft()
         if not wait([future], _LONG).done:  # what is there should not wait for a long run to be noted
-            look()
+            self._look()
         try:
             account, sent = future.result()
         except Stopped:
             return
         if sent is None:
-            end(p, account)
+            self._end(p, account)
             return
-        arriving.append((p, sent))
-        if len(arriving) >= RUNS_AT_ONCE:
-            look()
-        while looked_at and looked_at[0][1].done():
-            note()
+        self._arriving.append((p, sent))
+        if len(self._arriving) >= RUNS_AT_ONCE:
+            self._look()
+        while self._looked_at and self._looked_at[0][1].done():
+            self._note()
 
-    def look() -> None:
-        if arriving:
-            looked_at.append((arriving[:], pool.submit(check, [sent for _, sent in arriving])))
-            arriving.clear()
+    def _look(self) -> None:
+        if self._arriving:
+            runs, self._arriving = self._arriving, []
+            self._looked_at.append((runs, self.pool.submit(self._check, [sent for _, sent in runs])))
 
-    def note() -> None:
-        runs, future = looked_at.popleft()
+    def _note(self) -> None:
+        runs, future = self._looked_at.popleft()
         try:
             future.result()
         except Stopped:
             return
         for p, sent in runs:
-            end(p, sent.account)
+            self._end(p, sent.account)
 
-    def end(p: Planned, account: Account) -> None:
+    def _end(self, p: Planned, account: Account) -> None:
         row = p.run.row
-        ledger.write(
+        self._ledger.write(
             account,
             source=row["source"],
             storage_id=row["storage_id"],
-            destination=there.client.source,
+            destination=self._there.client.source,
             namespace=p.place.path,
         )
-        totals.add(account)
-        note_name(p, account.destination.rpartition("/")[2])
-        progress.ended(account)
+        self._count(p, account)
+        self._progress.ended(account)
 
-    try:
-        for p, run, ready, new in _loaded(reader, there, waiting):
-            if stop.is_set():
-                break
-            under_way.append((p, pool.submit(send, p, run, ready, new)))
-            while len(under_way) > 2 * options.workers or (under_way and under_way[0][1].done()):
-                settle()
-        while under_way:
-            settle()
-        look()
-        while looked_at:
-            note()
-    finally:
-        pool.close()
-    if stop.is_set():
-        totals.errors.append(INTERRUPTED)
-    return totals
+    def _count(self, p: Planned, account: Account) -> None:
+        self._totals.add(account)
+        row, name = p.run.row, account.destination.rpartition("/")[2]
+        if name != row["run_id"]:
+            self._totals.renamed[row["entity"], row["project"], row["run_id"]] = name
+
+
+def _account(p: Planned) -> Account:
+    return Account(p.run.path, f"{p.place.path}/{p.name}", p.run.fingerprint())
 
 
 def _loaded(

@@ -50,10 +50,8 @@ class Together:
     def ready(self, rid: int) -> Ready:
         try:
             return Ready(self._history.lines(rid), self._system.lines(rid), self._files.get(rid))
-        except Exception:
-            return (
-                NOTHING  # a run that cannot be read says so when it is read alone, and the others do not fail with it
-            )
+        except Exception:  # whichever run cannot be read says so when it is read alone: others do not fail with it
+            return NOTHING
 
     @cached_property
     def _files(self) -> dict[int, list[FileRow]]:

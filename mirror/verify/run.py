@@ -274,8 +274,10 @@ class RunCompared:
             if here != there:
                 self._findings.doubt(self.where, f"{stream}: cannot be read as JSON ({e})")
             return
-        if stream == "config" and not self._expected.is_origin and isinstance(mine, dict) and isinstance(others, dict):
-            mine, others = self._without_origin(mine, others)
+        if stream == "config" and isinstance(mine, dict) and isinstance(others, dict):
+            if not self._expected.is_origin:
+                mine, others = self._without_origin(mine, others)
+            mine, others = _undescribed(mine), _undescribed(others)
         led = self._led(here, others) if stream == "summary" else {}
         count = respelled = leading = 0
         for key, a, b, how in values.leaves(mine, others):
@@ -351,6 +353,16 @@ class RunCompared:
         self._findings.count(files=len(mine))
         if undigested:
             self._findings.doubt(self.where, f"files: {undigested} have no digest, only their sizes were compared")
+
+
+def _undescribed(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without descriptions that are null: W&B's client writes one beside every value it saves."""
+    return {
+        key: {"value": found["value"]}
+        if isinstance(found, dict) and found.keys() == {"value", "desc"} and found["desc"] is None
+        else found
+        for key, found in config.items()
+    }
 
 
 def _value(config: dict[str, Any], key: str) -> Any:
