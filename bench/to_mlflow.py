@@ -120,10 +120,10 @@ def into_file(way: Way, root: Path, points: int) -> tuple[float, float]:
     """Seconds by the clock, and of the writer's CPU."""
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder, "store.db")
+        os.chdir(folder)  # MLflow keeps artifacts below the folder it makes a store in
         if not _EMPTY.exists():
             MlflowClient(f"sqlite:///{_EMPTY}").search_experiments()
         shutil.copy(_EMPTY, database)
-        os.chdir(folder)  # where the loop's store keeps artifacts
         used, began = own_cpu(), time.perf_counter()
         way(root, f"sqlite:///{database}")
         seconds, used = time.perf_counter() - began, own_cpu() - used
