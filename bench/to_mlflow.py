@@ -120,7 +120,7 @@ def into_file(way: Way, root: Path, points: int) -> tuple[float, float]:
     """Seconds by the clock, and of the writer's CPU."""
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder, "store.db")
-        os.chdir(folder)  # MLflow keeps artifacts below the folder it makes a store in
+        os.chdir(_EMPTY.parent)  # MLflow keeps artifacts below the folder it makes a store in
         if not _EMPTY.exists():
             MlflowClient(f"sqlite:///{_EMPTY}").search_experiments()
         shutil.copy(_EMPTY, database)
