@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from liar import Answer, Request
-from serving import Server, serving
-from syncing import Proxy, proxied
+from serving import Server
+from syncing import Proxy
 
 import mirror
 from mirror.credentials import Credential
@@ -31,18 +31,6 @@ RUNS = 50
 ROWS = 'query Q($n: String!) { project(name: "small") { run(name: $n) { history(samples: 9) summaryMetrics } } }'
 SHORT = (3, 17)
 """Runs that the server is made to show one row less of."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("destination") / "mirror") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 from liar import Answer, Request, Reset
-from serving import Server, serving
-from syncing import Proxy, proxied
+from serving import Server
+from syncing import Proxy
 
 from mirror.credentials import Credential
 from mirror.errors import SourceError, TransientSourceError
@@ -24,18 +24,6 @@ from mirror.wandb.transport import Patience, ReadOnly, Transport
 from mirror.wandb.uploads import Upload, mark_uploaded, upload_files
 
 SOON = Patience(tries=4, first_wait=0.01, longest_wait=0.05)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("destination") / "mirror") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server) as proxy:
-        yield proxy
 
 
 def client_of(url: str, key: str, *, writable: bool = True) -> Client:

@@ -14,6 +14,7 @@ from mirror.forks import branch_point
 from mirror.records import FileEntry, Run, RunKey
 from mirror.wandb.client import Client, Fields, next_cursor, nodes, when
 from mirror.wandb.listing import LIGHT, fingerprint, key_of
+from mirror.wandb.named import Named
 from mirror.wandb.transport import NORMAL, Patience
 
 HEAVY = ("user { name username }", "config", "summaryMetrics", "systemMetrics", "historyKeys", "fileCount")
@@ -50,23 +51,21 @@ def fetch_documents(
     limit: int | None = None,
 ) -> tuple[list[RunDocuments | None], int]:
     """These runs, None for those that are gone, and the size of the answer in bytes. One request."""
+    named = Named(run_ids)
 
     def build(f: Fields) -> str:
-        declared = "".join(f", $n{i}: String!" for i in range(len(run_ids)))
-        asked = " ".join(f"r{i}: run(name: $n{i}) {{ ...documents }}" for i in range(len(run_ids)))
         files = f"files(first: {FILES_AT_FIRST}) {_files(f)}"
         return (
-            f"query RunDocuments($entity: String!, $project: String!{declared}) {{"
-            f" project(name: $project, entityName: $entity) {{ name entityName {asked} }} }}"
+            f"query RunDocuments($entity: String!, $project: String!{named.declared}) {{"
+            f" project(name: $project, entityName: $entity) {{ name entityName {named.asked('...documents')} }} }}"
             f" fragment documents on Run {{ id name {f.of('Run', (*LIGHT, *HEAVY, files))} }}"
         )
 
-    names = {f"n{i}": run_id for i, run_id in enumerate(run_ids)}
-    data, size = client.ask(build, {"entity": entity, "project": project, **names}, patience=patience, limit=limit)
+    asked = {"entity": entity, "project": project, **named.variables}
+    data, size = client.ask(build, asked, patience=patience, limit=limit)
     shown = data.get("project") or {}
     found: list[RunDocuments | None] = []
-    for i in range(len(run_ids)):
-        node = shown.get(f"r{i}")
+    for node in named.answers(shown):
         if not isinstance(node, dict):
             found.append(None)
             continue

@@ -8,6 +8,7 @@ from typing import Any
 
 from mirror.errors import TransientSourceError
 from mirror.wandb.client import Client, Fields
+from mirror.wandb.named import Named
 from mirror.wandb.transport import loads
 
 RUNS_AT_ONCE = 40
@@ -48,21 +49,19 @@ def held_configs(client: Client, entity: str, project: str, run_ids: Sequence[st
 def _ask(
     client: Client, entity: str, project: str, run_ids: Sequence[str], more: Sequence[str]
 ) -> dict[str, HeldRun | None]:
+    named = Named(run_ids)
+
     def build(f: Fields) -> str:
         counts = ("state", "historyLineCount", "eventsLineCount", "logLineCount", *more)
-        declared = "".join(f", $n{i}: String!" for i in range(len(run_ids)))
-        asked = " ".join(
-            f"r{i}: bucket(name: $n{i}, missingOk: true) {{ id {f.of('Run', counts)} }}" for i in range(len(run_ids))
-        )
+        asked = named.asked(f"id {f.of('Run', counts)}", "bucket(name: {}, missingOk: true)")
         return (
-            f"query HeldRuns($entity: String!, $project: String!{declared}) {{"
+            f"query HeldRuns($entity: String!, $project: String!{named.declared}) {{"
             f" model(name: $project, entityName: $entity) {{ {asked} }} }}"
         )
 
-    names = {f"n{i}": run_id for i, run_id in enumerate(run_ids)}
-    data, _ = client.ask(build, {"entity": entity, "project": project, **names})
-    model = data.get("model") or {}
-    return {run_id: _held(client, model.get(f"r{i}")) for i, run_id in enumerate(run_ids)}
+    data, _ = client.ask(build, {"entity": entity, "project": project, **named.variables})
+    answers = named.answers(data.get("model") or {})
+    return {run_id: _held(client, node) for run_id, node in zip(run_ids, answers, strict=True)}
 
 
 def _held(client: Client, node: Any) -> HeldRun | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirror.wandb.client import Client, Fields, nodes
+from mirror.wandb.named import Named
 from mirror.wandb.paging import read_all
 
 _RUNS_AT_ONCE = 20
@@ -44,19 +45,17 @@ def fetch_links(client: Client, entity: str, project: str, run_ids: Sequence[str
 
 
 def _ask(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+    named = Named(run_ids)
+
     def build(f: Fields) -> str:
-        declared = "".join(f", $n{i}: String!" for i in range(len(run_ids)))
         lists = f.of("Run", [f"{name}(first: {_PAGE}) {{ {_versions(f)} }}" for name in _KINDS.values()])
-        asked = " ".join(f"r{i}: run(name: $n{i}) {{ id {lists} }}" for i in range(len(run_ids)))
         return (
-            f"query RunLinks($entity: String!, $project: String!{declared}) {{"
-            f" project(name: $project, entityName: $entity) {{ {asked} }} }}"
+            f"query RunLinks($entity: String!, $project: String!{named.declared}) {{"
+            f" project(name: $project, entityName: $entity) {{ {named.asked(f'id {lists}')} }} }}"
         )
 
-    names = {f"n{i}": run_id for i, run_id in enumerate(run_ids)}
-    data, _ = client.ask(build, {"entity": entity, "project": project, **names})
-    shown = data.get("project") or {}
-    return [shown.get(f"r{i}") for i in range(len(run_ids))]
+    data, _ = client.ask(build, {"entity": entity, "project": project, **named.variables})
+    return named.answers(data.get("project") or {})
 
 
 def _versions(f: Fields) -> str:

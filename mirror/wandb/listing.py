@@ -17,6 +17,7 @@ import orjson
 from mirror.errors import TransientSourceError
 from mirror.records import ListedRun, Listing, Project, RunKey
 from mirror.wandb.client import Client, Fields, next_cursor, nodes
+from mirror.wandb.named import Named
 from mirror.wandb.transport import BRIEF, NORMAL, RefusedQuery
 
 LIGHT = (
@@ -134,21 +135,18 @@ def _one_pass(
 
 def find_runs(client: Client, entity: str, project: str, run_ids: Sequence[str]) -> Listing:
     """These runs of a project only; runs that do not exist are missing from the result."""
+    named = Named(run_ids)
 
     def build(f: Fields) -> str:
-        light = f.of("Run", LIGHT)
-        declared = "".join(f", $n{i}: String!" for i in range(len(run_ids)))
-        asked = " ".join(f"r{i}: run(name: $n{i}) {{ id name {light} }}" for i in range(len(run_ids)))
+        asked = named.asked(f"id name {f.of('Run', LIGHT)}")
         return (
-            f"query RunsByName($entity: String!, $project: String!{declared}) {{"
+            f"query RunsByName($entity: String!, $project: String!{named.declared}) {{"
             f" project(name: $project, entityName: $entity) {{ {f.of('Project', _PROJECT)} {asked} }} }}"
         )
 
-    names = {f"n{i}": run_id for i, run_id in enumerate(run_ids)}
-    data, _ = client.ask(build, {"entity": entity, "project": project, **names})
+    data, _ = client.ask(build, {"entity": entity, "project": project, **named.variables})
     node = data.get("project")
     if not isinstance(node, dict):
         return Listing(None)
     shown = client.project_of(node, entity)
-    asked = (node.get(f"r{i}") for i in range(len(run_ids)))
-    return Listing(shown, [_listed(shown, run) for run in asked if isinstance(run, dict)])
+    return Listing(shown, [_listed(shown, run) for run in named.answers(node) if isinstance(run, dict)])

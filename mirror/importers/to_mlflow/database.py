@@ -95,10 +95,7 @@ class DatabaseDestination(DatabaseRoad):
         if not self.path.exists():
             return None
         with self._open() as connection:
-            query = (
-                "select cast(experiment_id as text) as experiment_id, lifecycle_stage from experiments where name = ?"
-            )
-            found = connection.execute(query, [name]).fetchone()
+            found = connection.execute(_EXPERIMENT, [name]).fetchone()
         return None if found is None else dict(found)
 
     def copies(self, experiment: str, identities: Sequence[str]) -> dict[str, str]:
